@@ -1,0 +1,1 @@
+"""Torch modules, losses and metrics. Values in, values out: knows no Kafka, no parameter server, no files."""

@@ -1,0 +1,127 @@
+"""Feature columns of many requests, made into one batch that a module can take.
+
+Every distinct feature id of a batch is looked up once: `Batch.ids` lists them by table, and the slots hold
+indices into that list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from schema.config import FeaturesConfig, SlotConfig
+from schema.records import I64, U64, Features, IdColumn
+
+
+@dataclass(frozen=True, slots=True)
+class SlotIndex:
+    """One slot's rows as indices into the distinct ids of its table.
+
+    `index` i64 (total,); `offsets` i64 (rows,), where each row starts, or None where every row has one id.
+    """
+
+    table: str
+    pool: str
+    index: Tensor
+    offsets: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """n rows of R requests. `ids` u64 (u,) by table, distinct and ascending.
+
+    `context` slots have R rows, `items` slots n; `request_of_row` i64 (n,). `context_dense` f32 (R, c) and
+    `item_dense` f32 (n, d).
+    """
+
+    ids: dict[str, U64]
+    context: tuple[SlotIndex, ...]
+    items: tuple[SlotIndex, ...]
+    request_of_row: Tensor
+    context_dense: Tensor
+    item_dense: Tensor
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, n."""
+        return len(self.request_of_row)
+
+
+class Collator:
+    """Makes batches of the slots and dense values that the feature configuration names."""
+
+    def __init__(self, config: FeaturesConfig) -> None:
+        self._context = [s for s in config.slots if not s.source.startswith("item.")]
+        self._items = [s for s in config.slots if s.source.startswith("item.")]
+        self._context_dense = sum(d.source.startswith("user.") for d in config.dense)
+        self._item_dense = len(config.dense) - self._context_dense
+
+    def collate(self, features: Sequence[Features], counts: Sequence[int]) -> Batch:
+        """The batch of requests `features`, the i-th with `counts[i]` rows.
+
+        A slot that a request lacks gives its rows no id; one that the configuration lacks is left out.
+
+        Raises:
+            ValueError: the dense values are not as many as the configuration names.
+        """
+        rows = np.asarray(counts, np.int64)
+        ones = np.ones(len(rows), np.int64)
+        flat = [_gather(s, [f.context for f in features], ones) for s in self._context]
+        flat += [_gather(s, [f.items for f in features], rows) for s in self._items]
+        ids, indices = _distinct([*self._context, *self._items], [values for values, _ in flat])
+        slots = [
+            _slot_index(slot, index, lengths)
+            for slot, index, (_, lengths) in zip([*self._context, *self._items], indices, flat, strict=True)
+        ]
+        return Batch(
+            ids,
+            tuple(slots[: len(self._context)]),
+            tuple(slots[len(self._context) :]),
+            torch.from_numpy(np.repeat(np.arange(len(rows)), rows)),
+            _dense("context_dense", [f.context_dense for f in features], len(rows), self._context_dense),
+            _dense("item_dense", [f.item_dense for f in features], int(rows.sum()), self._item_dense),
+        )
+
+
+def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64]:
+    """All ids of one slot, and how many each row has."""
+    values, lengths = [], []
+    for request, count in zip(columns, rows, strict=True):
+        found = next((c for c in request if c.slot == slot.slot), None)
+        if found is None:
+            lengths.append(np.zeros(count, np.int64))
+        else:
+            values.append(found.ids)
+            lengths.append(found.row_lengths(int(count)))
+    return np.frombuffer(b"".join(values), "<u8"), np.concatenate(lengths)
+
+
+def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:
+    """The distinct ids by table, and for each slot the index of its ids among them."""
+    ids: dict[str, U64] = {}
+    indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
+    for table in dict.fromkeys(s.table for s in slots):
+        mine = [i for i, s in enumerate(slots) if s.table == table]
+        ids[table], inverse = np.unique(np.concatenate([values[i] for i in mine]), return_inverse=True)
+        ends = np.cumsum([len(values[i]) for i in mine])
+        for i, part in zip(mine, np.split(inverse, ends[:-1]), strict=True):
+            indices[i] = part
+    return ids, indices
+
+
+def _slot_index(slot: SlotConfig, index: I64, lengths: I64) -> SlotIndex:
+    if len(index) == len(lengths) and bool((lengths == 1).all()):
+        return SlotIndex(slot.table, slot.pool, torch.from_numpy(index), None)
+    offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    return SlotIndex(slot.table, slot.pool, torch.from_numpy(index), torch.from_numpy(offsets))
+
+
+def _dense(name: str, parts: Sequence[bytes], rows: int, width: int) -> Tensor:
+    values = np.frombuffer(b"".join(parts), "<f4")
+    if len(values) != rows * width:
+        raise ValueError(f"{name}: {len(values)} values for {rows} rows; legal is {width} a row")
+    return torch.from_numpy(values.reshape(rows, width).copy())

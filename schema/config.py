@@ -1,0 +1,260 @@
+"""The typed configuration of every role. YAML composes these; `config_file` reads and checks it.
+
+Every section is frozen, rejects unknown keys, and carries its own bounds. Times say their unit.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Seconds = Annotated[float, Meta(ge=0)]
+PositiveSeconds = Annotated[float, Meta(gt=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+$", max_length=200)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every part of the configuration."""
+
+
+class TopicConfig(Section, frozen=True, kw_only=True):
+    """One Kafka topic."""
+
+    name: Name
+    partitions: Positive = 4
+    compact: bool = False
+
+
+class TopicsConfig(Section, frozen=True, kw_only=True):
+    """The topics. `feature_logs`, `user_actions` and `training_samples` need equal partition counts."""
+
+    feature_logs: TopicConfig = TopicConfig(name="feature-logs")
+    user_actions: TopicConfig = TopicConfig(name="user-actions")
+    training_samples: TopicConfig = TopicConfig(name="training-samples")
+    dead_letters: TopicConfig = TopicConfig(name="dead-letters", partitions=1)
+    catalogue: TopicConfig = TopicConfig(name="catalogue", partitions=1, compact=True)
+
+
+class KafkaConfig(Section, frozen=True, kw_only=True):
+    """The broker. With `bootstrap` unset the project starts one of its own on `local_port`."""
+
+    bootstrap: str | None = None
+    local_port: Port = 19092
+    heap_mb: Annotated[int, Meta(ge=128)] = 512
+    replication: Positive = 1
+    session_timeout_seconds: Annotated[float, Meta(ge=6)] = 6.0
+    topics: TopicsConfig = TopicsConfig()
+
+    @property
+    def servers(self) -> str:
+        """The bootstrap servers to connect to, as "host:port[,host:port…]"."""
+        return self.bootstrap or f"127.0.0.1:{self.local_port}"
+
+
+class SlotConfig(Section, frozen=True, kw_only=True):
+    """One categorical feature. See `schema.features` for what `source` may name.
+
+    `ids_of` names another slot whose ids (and so whose embedding rows) these values share, as a history of
+    items shares the item's. Several values of a row are pooled.
+    """
+
+    name: Name
+    slot: Annotated[int, Meta(ge=1, le=65535)]
+    source: Annotated[str, Meta(pattern=r"^(user|item|context|history)\.[A-Za-z0-9_]+$")]
+    pool: Literal["mean", "sum"] = "mean"
+    ids_of: str | None = None
+    table: Name = "embedding"
+
+
+class DenseConfig(Section, frozen=True, kw_only=True):
+    """One numeric feature of a user or an item; a missing value is 0 (after the transform)."""
+
+    name: Name
+    source: Annotated[str, Meta(pattern=r"^(user|item)\.[A-Za-z0-9_]+$")]
+    transform: Literal["none", "log1p"] = "none"
+
+
+class HistoryConfig(Section, frozen=True, kw_only=True):
+    """A list of the items a user last gave one of `actions`, newest last. An exposure is action "exposed"."""
+
+    name: Name
+    actions: tuple[Name, ...]
+    length: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class FeaturesConfig(Section, frozen=True, kw_only=True):
+    """Which features exist, and how a time becomes an hour (`timezone_hours` east of UTC)."""
+
+    slots: Annotated[tuple[SlotConfig, ...], Meta(min_length=1)]
+    dense: tuple[DenseConfig, ...] = ()
+    histories: tuple[HistoryConfig, ...] = ()
+    timezone_hours: Annotated[float, Meta(ge=-12, le=14)] = 0.0
+
+
+class TaskConfig(Section, frozen=True, kw_only=True):
+    """One label: positive if any of `actions` was seen in the window. `weight` is its part in the score."""
+
+    name: Name
+    actions: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    weight: float = 1.0
+
+
+class StreamingConfig(Section, frozen=True, kw_only=True):
+    """The joiner. A request's attribution window is `window_seconds` of event time from its own."""
+
+    app_id: Name = "headwater-joiner"
+    workers: Positive = 1
+    window_seconds: PositiveSeconds = 600.0
+    disorder_seconds: Seconds = 1.0
+    idle_seconds: PositiveSeconds = 2.0
+    commit_seconds: PositiveSeconds = 1.0
+    ops_port: Port = 18100
+
+
+class OptimizerConfig(Section, frozen=True, kw_only=True):
+    """How a row learns. Row-wise Adagrad: one accumulator a row, the mean square of its gradients."""
+
+    kind: Literal["rowwise_adagrad"] = "rowwise_adagrad"
+    learning_rate: PositiveFloat = 0.05
+    initial_accumulator: Annotated[float, Meta(ge=0)] = 0.025
+    epsilon: PositiveFloat = 1e-8
+
+
+class TableConfig(Section, frozen=True, kw_only=True):
+    """One embedding table. An unseen id starts uniform in ±`init_scale`, a function of (`seed`, id) alone."""
+
+    name: Name
+    dim: Annotated[int, Meta(ge=1, le=1024)] = 16
+    optimizer: OptimizerConfig = OptimizerConfig()
+    init_scale: Annotated[float, Meta(ge=0)] = 0.01
+    seed: Count = 0
+    capacity: Annotated[int, Meta(ge=16)] = 65536
+
+
+class ShardConfig(Section, frozen=True, kw_only=True):
+    """Where one shard listens: Flight on `port`, health and metrics on `ops_port`."""
+
+    host: str = "127.0.0.1"
+    port: Port
+    ops_port: Port
+
+
+class ParameterServerConfig(Section, frozen=True, kw_only=True):
+    """The shards, in order: a key's virtual bucket decides which one holds it."""
+
+    shards: Annotated[tuple[ShardConfig, ...], Meta(min_length=1, max_length=1024)]
+    tables: Annotated[tuple[TableConfig, ...], Meta(min_length=1)] = (TableConfig(name="embedding"),)
+    tombstones_kept: Positive = 1_000_000
+    chunk_rows: Positive = 65536
+    checkpoint_seconds: PositiveSeconds = 10.0
+    max_message_mb: Positive = 64
+    request_seconds: PositiveSeconds = 10.0
+    retry_seconds: PositiveSeconds = 120.0
+
+
+class ModelConfig(Section, frozen=True, kw_only=True):
+    """The MMoE ranker: sizes of its expert, gate-to-head and head layers."""
+
+    experts: Positive = 4
+    expert_hidden: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (64, 32)
+    head_hidden: tuple[Positive, ...] = (16,)
+
+
+class PeriodConfig(Section, frozen=True, kw_only=True):
+    """A span of event time, `start` included and `end` not, as ISO 8601 with an offset."""
+
+    start: Annotated[datetime, Meta(tz=True)]
+    end: Annotated[datetime, Meta(tz=True)]
+
+
+class TrainerConfig(Section, frozen=True, kw_only=True):
+    """The trainer. A batch closes at `batch_rows` rows or after `batch_wait_seconds`.
+
+    Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
+    configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
+    log-odds baseline, whose counts grow with the number of users and items.
+    """
+
+    trainer_id: Name = "trainer-0"
+    batch_rows: Positive = 512
+    batch_wait_seconds: PositiveSeconds = 0.2
+    learning_rate: PositiveFloat = 0.002
+    checkpoint_seconds: PositiveSeconds = 5.0
+    evaluation_window_seconds: PositiveSeconds = 86400.0
+    report_period: PeriodConfig | None = None
+    baseline: bool = False
+    traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
+    torch_threads: Positive = 1
+    seed: Count = 0
+    ops_port: Port = 18200
+
+
+class SyncConfig(Section, frozen=True, kw_only=True):
+    """How often a replica pulls rows, and the trainer publishes and a replica pulls dense parameters."""
+
+    sparse_seconds: Annotated[float, Meta(ge=1)] = 60.0
+    dense_seconds: Annotated[float, Meta(ge=1)] = 60.0
+
+
+class ReplicaConfig(Section, frozen=True, kw_only=True):
+    """Where one serving replica listens."""
+
+    host: str = "127.0.0.1"
+    port: Port
+
+
+class ServingConfig(Section, frozen=True, kw_only=True):
+    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`."""
+
+    replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
+    candidates: Positive = 100
+    recent_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
+    popularity_half_life_seconds: PositiveSeconds = 3600.0
+    torch_threads: Positive = 1
+
+
+class SimulationConfig(Section, frozen=True, kw_only=True):
+    """Closed-loop simulated users: how many, of which tastes, and how fast they scroll."""
+
+    users: Positive = 500
+    items: Positive = 2000
+    topics: Positive = 16
+    surfaces: Positive = 2
+    requests_per_second: PositiveFloat = 40.0
+    action_delay_seconds: PositiveFloat = 1.0
+    seed: Count = 0
+
+
+class LaunchConfig(Section, frozen=True, kw_only=True):
+    """How the supervisor treats the processes that it starts."""
+
+    ready_seconds: PositiveSeconds = 90.0
+    stop_seconds: PositiveSeconds = 20.0
+    backoff_seconds: PositiveSeconds = 0.5
+    backoff_max_seconds: PositiveSeconds = 15.0
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """A whole deployment. Roles write under `run_dir`; their health and metrics listen on `ops_host`."""
+
+    run_dir: str = "run"
+    ops_host: str = "127.0.0.1"
+    kafka: KafkaConfig = KafkaConfig()
+    features: FeaturesConfig
+    tasks: Annotated[tuple[TaskConfig, ...], Meta(min_length=1)]
+    streaming: StreamingConfig = StreamingConfig()
+    parameter_server: ParameterServerConfig
+    model: ModelConfig = ModelConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    sync: SyncConfig = SyncConfig()
+    serving: ServingConfig
+    simulation: SimulationConfig = SimulationConfig()
+    launch: LaunchConfig = LaunchConfig()

@@ -1,0 +1,94 @@
+"""Checks that hold between values of a configuration, which no single type can state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from schema.config import Config
+from schema.errors import ConfigError
+
+CONTEXT_SOURCES = ("context.surface", "context.hour", "context.weekday")
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where two values of `config` contradict each other."""
+    _check_topics(config)
+    _check_features(config)
+    _check_addresses(config)
+    _unique("tasks", (t.name for t in config.tasks))
+    _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
+    period = config.trainer.report_period
+    if period is not None and period.end <= period.start:
+        raise ConfigError(
+            f"trainer.report_period.end: {period.end.isoformat()}; "
+            f"legal is a time after the start, {period.start.isoformat()}"
+        )
+    if config.serving.candidates < config.serving.feed_size:
+        raise ConfigError(
+            f"serving.candidates: {config.serving.candidates}; "
+            f"legal is at least serving.feed_size, {config.serving.feed_size}"
+        )
+
+
+def _check_topics(config: Config) -> None:
+    topics = config.kafka.topics
+    _unique("kafka.topics", (getattr(topics, f).name for f in topics.__struct_fields__))
+    wanted = topics.feature_logs.partitions
+    for field in ("user_actions", "training_samples"):
+        count = getattr(topics, field).partitions
+        if count != wanted:
+            raise ConfigError(
+                f"kafka.topics.{field}.partitions: {count}; legal is {wanted}, as feature_logs has: "
+                "the join needs both topics partitioned alike"
+            )
+
+
+def _check_features(config: Config) -> None:
+    slots = config.features.slots
+    _unique("features.slots", (s.name for s in slots))
+    _unique("features.slots (the slot number)", (s.slot for s in slots))
+    _unique("features.dense", (d.name for d in config.features.dense))
+    tables = [t.name for t in config.parameter_server.tables]
+    histories = [h.name for h in config.features.histories]
+    names = [s.name for s in slots]
+    for slot in slots:
+        where = f"features.slots.{slot.name}"
+        _one_of(f"{where}.table", slot.table, tables)
+        if slot.ids_of is not None:
+            _one_of(f"{where}.ids_of", slot.ids_of, names)
+        if slot.source.startswith("history."):
+            _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+        if slot.source.startswith("context."):
+            _one_of(f"{where}.source", slot.source, CONTEXT_SOURCES)
+    dims = {t.name: t.dim for t in config.parameter_server.tables}
+    if len({dims[s.table] for s in slots}) > 1:
+        raise ConfigError(
+            f"features.slots: tables of dims {sorted(set(dims.values()))}; legal is one dim for all"
+        )
+
+
+def _check_addresses(config: Config) -> None:
+    server, serving = config.parameter_server, config.serving
+    addresses = [(s.host, s.port) for s in server.shards] + [(s.host, s.ops_port) for s in server.shards]
+    addresses += [(r.host, r.port) for r in serving.replicas]
+    workers = range(config.streaming.workers)
+    addresses += [(config.ops_host, config.streaming.ops_port + i) for i in workers]
+    addresses += [(config.ops_host, config.trainer.ops_port)]
+    if config.kafka.bootstrap is None:
+        addresses.append(("127.0.0.1", config.kafka.local_port))
+    _unique("addresses (host and port)", addresses)
+
+
+def _unique(where: str, values: Iterable[object]) -> None:
+    twice = [v for v, n in Counter(values).items() if n > 1]
+    if twice:
+        raise ConfigError(f"{where}: {twice[0]!r} is given twice; legal is once each")
+
+
+def _one_of(where: str, value: str, allowed: Iterable[str]) -> None:
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ConfigError(
+            f"{where}: {value!r}; legal is one of: {', '.join(allowed) or '(none are configured)'}"
+        )
