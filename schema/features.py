@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 
 from schema.config import DenseConfig, FeaturesConfig, SlotConfig
-from schema.ids import feature_id
+from schema.ids import feature_ids
 from schema.records import F32, Features, IdColumn, Profile, column
 
 Ids = tuple[int, ...]
@@ -83,7 +83,7 @@ class FeatureBuilder:
         for slot in slots:
             field = slot.source.partition(".")[2]
             values = (own_id,) if field == "id" else fields.get(field, ())
-            ids.append(tuple(feature_id(self._id_slot[slot.name], v) for v in values))
+            ids.append(feature_ids(self._id_slot[slot.name], values))
         values_ = [_transformed(d, numbers.get(d.source.partition(".")[2], 0.0)) for d in dense]
         return Encoded(tuple(ids), np.array(values_, "<f4"))
 
@@ -97,7 +97,7 @@ class FeatureBuilder:
                 values: Sequence[int] = (context[field],)
             else:
                 values = moment.histories.get(field, ())[-self._history_length[field] :]
-            found.append((slot, tuple(feature_id(self._id_slot[slot.name], v) for v in values)))
+            found.append((slot, feature_ids(self._id_slot[slot.name], values)))
         return found
 
 

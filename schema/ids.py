@@ -9,6 +9,7 @@ a million values, one in fifty million for ten thousand).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -28,6 +29,15 @@ def feature_id(slot: int, value: int | str) -> int:
     if isinstance(value, int) and 0 <= value < VALUE_LIMIT:
         return slot << VALUE_BITS | value
     return slot << VALUE_BITS | _hash48(str(value))
+
+
+def feature_ids(slot: int, values: Iterable[int | str]) -> tuple[int, ...]:
+    """As `feature_id`, of many values of one slot."""
+    base = feature_id(slot, 0)
+    # the common case in line: this runs once for each item of each history
+    return tuple(
+        base | v if isinstance(v, int) and 0 <= v < VALUE_LIMIT else feature_id(slot, v) for v in values
+    )
 
 
 def slot_of(feature: int) -> int:

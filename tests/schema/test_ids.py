@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.ids import feature_id, murmur2, partition_of, slot_of, user_key
+from schema.ids import feature_id, feature_ids, murmur2, partition_of, slot_of, user_key
 
 slots = st.integers(0, 65535)
 
@@ -24,6 +24,11 @@ def test_any_other_value_stays_within_its_slot(slot: int, value: int | str) -> N
     assert 0 <= feature < 2**64
     assert slot_of(feature) == slot
     assert feature == feature_id(slot, value)
+
+
+@given(slot=slots, values=st.lists(st.text(max_size=5) | st.integers(-(2**50), 2**50), max_size=5))
+def test_many_values_have_the_ids_of_each(slot: int, values: list[int | str]) -> None:
+    assert feature_ids(slot, values) == tuple(feature_id(slot, v) for v in values)
 
 
 def test_hashed_values_spread() -> None:

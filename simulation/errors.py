@@ -1,0 +1,28 @@
+"""The error tree of the producers.
+
+HeadwaterError
+└── SimulationError
+    ├── LogError            a recorded log is missing, unreadable, or not of the expected form
+    ├── ServingUnavailable  no replica took the simulated items and users in time
+    └── Rejected            a replica refused a request for good (a 4xx status)
+"""
+
+from __future__ import annotations
+
+from schema.errors import HeadwaterError
+
+
+class SimulationError(HeadwaterError):
+    """Base of the errors of `simulation`."""
+
+
+class LogError(SimulationError, ValueError):
+    """A recorded log cannot be replayed. The text names the file, what was found and what is expected."""
+
+
+class ServingUnavailable(SimulationError):  # noqa: N818 - named for what happened
+    """No serving replica answered in time. The text names the addresses."""
+
+
+class Rejected(SimulationError):  # noqa: N818 - named for what happened
+    """A replica answered with a status that no retry changes. The text has the status and the body."""

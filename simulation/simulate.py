@@ -1,0 +1,142 @@
+"""Simulated users against the serving replicas: `python -m simulation.simulate [--seconds N] [--rate R]`.
+
+Owns the process: its options, signals, progress and last words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import httpx
+import msgspec
+import typer
+
+from runtime import logs
+from schema.config import Config
+from schema.config_file import load_config
+from schema.errors import HeadwaterError
+from simulation.client import TIMEOUT, ReplicaClient
+from simulation.truth import World
+from simulation.visits import MOST_AT_ONCE, Visits
+
+_log = logging.getLogger(__name__)
+
+DRAIN_SECONDS: Final = 15.0
+_REPORT_SECONDS: Final = 10.0
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What the simulated users did. `errors` counts failed tries, most of which a later try made good."""
+
+    feeds: int
+    impressions: int
+    actions: int
+    errors: int
+    click_rate: float
+
+
+async def simulate(config: Config, rate: float, seconds: float | None, http: httpx.AsyncClient) -> Summary:
+    """Runs the users for `seconds` (None: until SIGTERM or SIGINT), then delivers what is outstanding.
+
+    Raises:
+        ServingUnavailable: no replica took the items and users within `launch.ready_seconds`.
+        Rejected: a replica refuses the items or the users.
+    """
+    urls = [f"http://{r.host}:{r.port}" for r in config.serving.replicas]
+    client = ReplicaClient(http, urls)
+    visits = Visits(config, World(config.simulation), client)
+    stop = _stop_on_signals()
+    if await _unless(stop, visits.introduce(config.launch.ready_seconds)):
+        _log.info("%g feeds a second from %s", rate, ", ".join(urls))
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, stop.set)
+        reporter = asyncio.create_task(_report(visits, client))
+        await visits.run(rate, stop)
+        reporter.cancel()
+        given_up = await visits.finish(DRAIN_SECONDS)
+        if given_up:
+            _log.warning("%d visits had actions that no replica took within %g s", given_up, DRAIN_SECONDS)
+    return _summary(visits, client)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether `work` was done before `stop` was set; it is cancelled otherwise."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return False
+
+
+async def _report(visits: Visits, client: ReplicaClient) -> None:
+    while True:
+        await asyncio.sleep(_REPORT_SECONDS)
+        counts = visits.counts
+        _log.info(
+            "%d feeds, %d impressions, %d actions, %d errors, %d visits skipped",
+            counts.feeds,
+            counts.impressions,
+            counts.actions,
+            client.errors,
+            counts.skipped,
+        )
+
+
+def _summary(visits: Visits, client: ReplicaClient) -> Summary:
+    counts = visits.counts
+    click_rate = round(counts.clicks / counts.impressions, 4) if counts.impressions else 0.0
+    return Summary(counts.feeds, counts.impressions, counts.actions, client.errors, click_rate)
+
+
+async def _run(config: Config, rate: float, seconds: float | None) -> Summary:
+    limits = httpx.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=32)
+    async with httpx.AsyncClient(timeout=TIMEOUT, limits=limits) as http:
+        return await simulate(config, rate, seconds, http)
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="The deployment's configuration.")] = Path(
+        "configs/local.yaml"
+    ),
+    seconds: Annotated[float | None, typer.Option(min=0.0, help="How long; for ever without.")] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Feeds a second; without, simulation.requests_per_second."),
+    ] = None,
+) -> None:
+    """Run simulated users against the serving replicas: they ask for feeds, click, watch and like.
+
+    Stops after --seconds or on SIGTERM, once all actions are delivered. The last line of stdout is JSON:
+    feeds, impressions, actions, errors, click_rate.
+    """
+    logs.configure("simulate")
+    try:
+        settings = load_config(config)
+        summary = asyncio.run(_run(settings, rate or settings.simulation.requests_per_second, seconds))
+    except HeadwaterError as error:
+        typer.echo(f"simulate: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(msgspec.json.encode(summary).decode())
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    typer.run(main)
