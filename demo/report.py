@@ -1,0 +1,125 @@
+"""The demo's report: the fields that stay, the bars they are held to, and what they were measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from demo.collect import Report, Snapshot
+from runtime.environment import machine, versions
+
+_EVENT_TO_SERVED: Final = (
+    "from what completed a sample (its window's closing, as Kafka had it) to the first moment at which a "
+    "replica serves with parameters that have learned from it"
+)
+_BACKLOG: Final = (
+    "; the log was replayed at full speed, so this is mostly the time samples waited in the backlog"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to."""
+
+    mode: str
+    seconds: float
+    driver: dict[str, Any]
+    exposures: int
+    dead_letters: dict[str, int]
+    digests_match: dict[str, bool]
+    final: Snapshot
+
+
+def build_report(outcome: Outcome) -> Report:
+    """The report of a run, in the shape of a benchmark's, with the demo's named fields beside it."""
+    fields = _fields(outcome)
+    return {
+        "benchmark": "demo",
+        "mode": outcome.mode,
+        **fields,
+        "bars": _bars(outcome, fields),
+        "measured": _measured(outcome),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _fields(outcome: Outcome) -> Report:
+    trainer = outcome.final.trainer or {}
+    overall = trainer.get("overall") or {}
+    period = trainer.get("period") or overall
+    baseline = trainer.get("baseline") or {}
+    return {
+        "exposures": outcome.exposures,
+        "samples_trained": outcome.final.samples_trained,
+        "duplicates_dropped": trainer.get("duplicates_dropped"),
+        "dead_letters": sum(outcome.dead_letters.values()),
+        "replica_digest_matches": outcome.digests_match,
+        "auc": period.get("auc"),
+        "normalised_entropy": period.get("normalised_entropy"),
+        "calibration": period.get("calibration"),
+        "auc_overall": overall.get("auc"),
+        "baseline_auc": (baseline.get("period") or baseline.get("overall") or {}).get("auc"),
+        "baseline_auc_overall": (baseline.get("overall") or {}).get("auc"),
+        "freshness_seconds": _freshness(outcome),
+        "restarts": {name: n for name, n in outcome.final.restarts.items() if n},
+        "lost": trainer.get("lost", []),
+    }
+
+
+def _freshness(outcome: Outcome) -> Report:
+    """Of the replica whose p99 is worst."""
+    found = [r["freshness"] for r in outcome.final.replicas if r and r["freshness"].get("count")]
+    worst = max(found, key=lambda f: float(f["p99"]), default={"count": 0, "p50": None, "p99": None})
+    steady = outcome.mode == "simulated"
+    return {
+        **worst,
+        "kind": "steady load" if steady else "backlog",
+        "means": _EVENT_TO_SERVED + ("" if steady else _BACKLOG),
+    }
+
+
+def _bars(outcome: Outcome, fields: Report) -> Report:
+    exposures = outcome.exposures
+    bars = {
+        "samples_trained_over_exposures": _bar(
+            fields["samples_trained"] / exposures if exposures else None, at_least=1, at_most=1
+        ),
+        "dead_letters": _bar(fields["dead_letters"], at_most=0),
+        "replica_digests_matching": _bar(
+            sum(outcome.digests_match.values()) / max(1, len(outcome.digests_match)), at_least=1
+        ),
+    }
+    if outcome.mode == "simulated":
+        bars["freshness_p99_seconds"] = _bar(fields["freshness_seconds"]["p99"], at_most=10)
+        return bars
+    for task, value in (fields["calibration"] or {}).items():
+        bars[f"calibration_{task}"] = _bar(value, at_least=0.95, at_most=1.05)
+    for task in ("click", "long_view"):
+        auc, base = ((fields[name] or {}).get(task) for name in ("auc", "baseline_auc"))
+        bars[f"auc_gain_{task}"] = _bar(None if auc is None or base is None else auc - base, at_least=0)
+    return bars
+
+
+def _bar(value: float | None, at_least: float | None = None, at_most: float | None = None) -> Report:
+    bounds = {"at_least": at_least, "at_most": at_most}
+    met = (
+        value is not None
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+    )
+    return {"value": value, **{k: v for k, v in bounds.items() if v is not None}, "met": met}
+
+
+def _measured(outcome: Outcome) -> Report:
+    trainer = outcome.final.trainer or {}
+    return {
+        "seconds": round(outcome.seconds, 1),
+        "samples_per_second_of_the_whole_run": outcome.final.samples_trained / outcome.seconds,
+        "driver": outcome.driver,
+        "dead_letters_by_reason": outcome.dead_letters,
+        "table_rows": [s["rows"] for s in outcome.final.shards if s],
+        "steps": trainer.get("step"),
+        "windows": trainer.get("windows", []),
+        "replicas": list(outcome.final.replicas),
+    }
