@@ -72,10 +72,9 @@ def test_a_killed_role_comes_back_and_nothing_is_lost_or_doubled(
 ) -> None:
     run_dir, report = tmp_path / "run", tmp_path / "report.json"
     with demo(run_dir, "--seconds", "25", "--report", str(report)) as process:
+        # not before the load is on, so that there is something to lose
+        wait_until(lambda: "feeding the loop" in (tmp_path / "demo.log").read_text(), 90)
         for victim in victims:
-            # a moment into the load, so that there is something to lose
-            trained = run_dir / "trainer"
-            wait_until(lambda: trained.exists() and process.poll() is None, 90)
             before = wait_until(lambda v=victim: processes(run_dir).get(v, {}).get("pid"), 30)
             os.kill(before, signal.SIGKILL)
             wait_until(lambda v=victim, b=before: processes(run_dir)[v]["pid"] not in (None, b), 30)
