@@ -1,0 +1,176 @@
+"""The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from runtime.ops import to_json
+from schema.records import Profile
+from serving import wire
+from serving.feed import NoCandidates
+from serving.replica import Replica
+from serving.sync import RoundError
+
+_ACCEPTED: Final = 202
+_INVALID: Final = 422
+_UNAVAILABLE: Final = 503
+_JSON: Final = "application/json"
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
+    _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
+}
+
+
+def create_app(replica: Replica) -> FastAPI:
+    """The application; it starts `replica` when it starts, and stops it when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        replica.start()
+        yield
+        await run_in_threadpool(replica.stop)
+
+    app = FastAPI(title="Headwater serving replica", lifespan=lifespan)
+    app.exception_handler(RequestValidationError)(_invalid)
+    api, ops = _Api(replica), _Ops(replica)
+    taken: dict[str, Any] = {"methods": ["POST"], "status_code": _ACCEPTED, "responses": _ERRORS}
+    app.add_api_route("/v1/feed", api.feed, methods=["POST"], responses=_ERRORS)
+    app.add_api_route("/v1/actions", api.actions, **taken)
+    app.add_api_route("/v1/items", api.items, **taken)
+    app.add_api_route("/v1/users", api.users, **taken)
+    app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
+    routes: dict[str, Callable[..., Response]] = {
+        "/healthz": ops.healthz,
+        "/readyz": ops.readyz,
+        "/metrics": ops.metrics,
+        "/report/replica": ops.report,
+        "/report/freshness": ops.freshness,
+        "/report/digests": ops.digests,
+    }
+    for path, endpoint in routes.items():
+        app.add_api_route(path, endpoint, methods=["GET"], response_class=Response)
+    return app
+
+
+class _Api:
+    """What clients of the recommender call."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._tasks = [task.name for task in replica.config.tasks]
+        self._size = replica.config.serving.feed_size
+
+    def feed(self, request: wire.FeedRequest) -> wire.FeedResponse:
+        """The items to show to a user now."""
+        size = self._size if request.size is None else request.size
+        if size > self._size:
+            raise HTTPException(
+                _INVALID, [_problem("size", f"{size}; legal is at most serving.feed_size, {self._size}")]
+            )
+        try:
+            feed = self._replica.feeds.feed(request.user_id, request.surface, size)
+        except NoCandidates as error:
+            raise HTTPException(_UNAVAILABLE, str(error)) from error
+        return wire.feed_response(feed, self._tasks)
+
+    def actions(self, request: wire.ActionsRequest) -> wire.Accepted:
+        """What a user did to the items of a feed; to be learned from within seconds."""
+        if not self._replica.outboxes.actions.offer(request.record()):
+            raise _full()
+        return wire.Accepted(accepted=len(request.actions))
+
+    def items(self, request: wire.ItemsRequest) -> wire.Accepted:
+        """What is known of some items. One that was not known is a candidate within seconds."""
+        now = self._replica.clock()
+        return self._announce(item.record(now) for item in request.items)
+
+    def users(self, request: wire.UsersRequest) -> wire.Accepted:
+        """What is known of some users."""
+        now = self._replica.clock()
+        return self._announce(user.record(now) for user in request.users)
+
+    def sync(self) -> wire.ModelInfo:
+        """Fetch and apply a round of parameters now, and tell which are served then."""
+        try:
+            self._replica.sync.run_round()
+        except RoundError as error:
+            raise HTTPException(_UNAVAILABLE, str(error)) from error
+        version = self._replica.parameters.version
+        return wire.ModelInfo(dense=version.dense, shards=list(version.shards))
+
+    def _announce(self, profiles: Iterable[Profile]) -> wire.Accepted:
+        accepted = 0
+        for profile in profiles:
+            if not self._replica.outboxes.profiles.offer(profile):
+                raise _full()
+            accepted += 1
+        return wire.Accepted(accepted=accepted)
+
+
+class _Ops:
+    """What operators and their tools call."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def healthz(self) -> Response:
+        """Whether the process answers."""
+        return PlainTextResponse("ok\n")
+
+    def readyz(self) -> Response:
+        """Whether feeds should be asked for here; if not, why."""
+        because = self._replica.unready()
+        if because is None:
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse(f"not ready: {because}\n", _UNAVAILABLE)
+
+    def metrics(self) -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    def report(self) -> Response:
+        """The replica in numbers."""
+        return _json(self._replica.report())
+
+    def freshness(self, since: Annotated[int, Query(ge=0, le=(1 << 53) - 1)] = 0) -> Response:
+        """Freshness in seconds of the samples that were completed at `since` (Unix ms) or later."""
+        return _json({"since": since, **asdict(self._replica.freshness.summary(since))})
+
+    def digests(self) -> Response:
+        """For each shard and table, the digest of the rows served, to be compared with the shard's own."""
+        digests = self._replica.parameters.digests()
+        return _json([{**asdict(d), "digest": f"{d.digest:016x}"} for d in digests])
+
+
+def _json(value: Any) -> Response:
+    return Response(to_json(value), media_type=_JSON)
+
+
+def _full() -> HTTPException:
+    return HTTPException(_UNAVAILABLE, "Kafka has been away for long and no more fits in memory; try again")
+
+
+def _problem(field: str, message: str) -> dict[str, str]:
+    return {"field": field, "message": message}
+
+
+async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+    """Names the fields. What was sent is not repeated: it may be what cannot be written as JSON."""
+    problems = [
+        _problem(".".join(_plain(part) for part in e["loc"] if part != "body") or "body", e["msg"])
+        for e in error.errors()
+    ]
+    return Response(to_json({"detail": problems}), _INVALID, media_type=_JSON)
+
+
+def _plain(part: object) -> str:
+    return str(part).encode(errors="replace").decode()

@@ -1,0 +1,138 @@
+"""Answers one feed request: candidates, features, ranking, and the log of what was served.
+
+Knows no HTTP: takes values and returns values.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from prometheus_client import Counter, Histogram
+
+from schema.errors import HeadwaterError
+from schema.features import FeatureBuilder, Moment
+from schema.records import F32, FeatureLog, Features, ModelVersion, column
+from serving.intake import Intake
+from serving.outbox import Outbox
+from serving.ranker import Ranker, Ranking
+
+_FEEDS: Final = Counter("headwater_feeds", "Feeds answered, by how they were ordered.", ["order"])
+_SECONDS: Final = Histogram(
+    "headwater_feed_seconds",
+    "Time to choose, rank and log a feed.",
+    buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5),
+)
+
+
+class NoCandidates(HeadwaterError):  # noqa: N818 - named for the state
+    """There is nothing to recommend: neither a profile nor an action of any item has come yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity."""
+
+    request_id: str
+    event_time: int
+    items: tuple[int, ...]
+    version: ModelVersion
+    scores: F32 | None
+    final: F32 | None
+
+
+class FeedMaker:
+    """Makes feeds and logs them.
+
+    Args:
+        builder: turns what is known into features.
+        intake: candidates, profiles and histories.
+        ranker: the scores.
+        logs: where the feature logs go.
+        clock: Unix ms.
+    """
+
+    def __init__(
+        self,
+        builder: FeatureBuilder,
+        intake: Intake,
+        ranker: Ranker,
+        logs: Outbox[FeatureLog],
+        clock: Callable[[], int],
+    ) -> None:
+        self._builder = builder
+        self._intake = intake
+        self._ranker = ranker
+        self._logs = logs
+        self._clock = clock
+        self._made = 0
+
+    @property
+    def made(self) -> int:
+        """How many feeds have been made."""
+        return self._made
+
+    def feed(self, user_id: int, surface: int, size: int) -> Feed:
+        """The best `size` candidates for `user_id` now, or all where there are fewer.
+
+        Without a model they come in the order of the candidates, the most popular first. A full outbox loses
+        the log, which is counted, but not the feed.
+
+        Raises:
+            NoCandidates: no item is known.
+        """
+        candidates = self._intake.candidates
+        if not candidates:
+            raise NoCandidates(
+                "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
+            )
+        with _SECONDS.time():
+            feed, log = self._make(candidates, user_id, surface, size)
+        self._logs.offer(log)
+        self._made += 1
+        _FEEDS.labels("popularity" if feed.final is None else "ranked").inc()
+        return feed
+
+    def _make(
+        self, candidates: Sequence[int], user_id: int, surface: int, size: int
+    ) -> tuple[Feed, FeatureLog]:
+        catalogue = self._intake.catalogue
+        moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
+        user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates]
+        ranking = self._ranker.rank(self._builder.build(user, moment, items), len(items))
+        best = _best(ranking, len(items))[:size]
+        feed = Feed(
+            uuid.uuid4().hex,
+            moment.event_time,
+            tuple(candidates[i] for i in best),
+            ranking.version,
+            None if ranking.tasks is None else ranking.tasks[best],
+            None if ranking.final is None else ranking.final[best],
+        )
+        shown = self._builder.build(user, moment, [items[i] for i in best])
+        return feed, _log_of(feed, user_id, surface, shown)
+
+
+def _best(ranking: Ranking, count: int) -> list[int]:
+    """Candidate indices, the best first; equal scores stay in the order of the candidates."""
+    if ranking.final is None:
+        return list(range(count))
+    order: list[int] = np.argsort(-ranking.final, kind="stable").tolist()
+    return order
+
+
+def _log_of(feed: Feed, user_id: int, surface: int, shown: Features) -> FeatureLog:
+    return FeatureLog(
+        request_id=feed.request_id,
+        user_id=user_id,
+        event_time=feed.event_time,
+        surface=surface,
+        model=feed.version,
+        items=column(feed.items, "<i8"),
+        positions=column(range(len(feed.items)), "<u2"),
+        features=shown,
+        scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
+    )

@@ -1,0 +1,106 @@
+"""The parameters that the replica serves with: every shard's rows and the dense weights of one round.
+
+A round replaces them whole; whoever ranks sees all of it or nothing. Knows neither shards nor requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.mmoe import MMoE
+from parameter_server.delta import Delta
+from parameter_server.replica import ReplicaTables
+from schema.records import U64, ModelVersion
+
+_NOWHERE = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """One published version of the dense weights, and the trainer's step that it was taken at."""
+
+    version: int
+    step: int
+    model: MMoE
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one ranking needs, all of one round. `model` is None until dense weights have come."""
+
+    version: ModelVersion
+    model: MMoE | None
+    embeddings: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class TableDigest:
+    """The digest of the rows of one shard in one table, and the (epoch, clock) that they are of."""
+
+    shard: int
+    table: str
+    epoch: int
+    clock: int
+    digest: int
+
+
+class Parameters:
+    """The served parameters. Safe to use from any thread."""
+
+    def __init__(self, tables: ReplicaTables, shards: int, table_names: Sequence[str]) -> None:
+        self._tables = tables
+        self._shards = range(shards)
+        self._names = tuple(table_names)
+        self._dense: Dense | None = None
+
+    @property
+    def dense(self) -> Dense | None:
+        """The dense weights served with, if any."""
+        return self._dense
+
+    @property
+    def version(self) -> ModelVersion:
+        """Which parameters are served; a shard without a snapshot is at (0, 0)."""
+        return self.read({}).version
+
+    def replace(self, deltas: Sequence[Delta], dense: Dense | None) -> None:
+        """Make a round visible: `deltas` of some shards, and the dense weights if there are newer ones.
+
+        Raises:
+            DeltaError: a delta is damaged or does not follow; rows and dense weights are as they were.
+        """
+
+        def commit() -> None:
+            self._dense = dense or self._dense
+
+        self._tables.apply(deltas, commit)
+
+    def read(self, ids: Mapping[str, U64]) -> Reading:
+        """The vectors of `ids`, by table, and the model of the same round."""
+        with self._tables.reading() as lookup:
+            dense = self._dense
+            rows = {table: lookup(table, wanted) for table, wanted in ids.items()}
+            shards = tuple(self._tables.position(shard) or _NOWHERE for shard in self._shards)
+        embeddings = {table: torch.from_numpy(found) for table, found in rows.items()}
+        return Reading(
+            ModelVersion(dense.version if dense else 0, shards), dense.model if dense else None, embeddings
+        )
+
+    def row_counts(self) -> dict[str, int]:
+        """How many rows each table has."""
+        return self._tables.row_counts()
+
+    def digests(self) -> list[TableDigest]:
+        """The digest of every shard's part of every table."""
+        return [self._digest(shard, name) for shard in self._shards for name in self._names]
+
+    def _digest(self, shard: int, table: str) -> TableDigest:
+        while True:
+            before = self._tables.position(shard)
+            digest = self._tables.digest(table, shard)
+            if self._tables.position(shard) == before:
+                return TableDigest(shard, table, *(before or _NOWHERE), digest)

@@ -1,0 +1,144 @@
+"""One serving replica: its parts put together, started, stopped and reported on.
+
+Knows no HTTP. The parts that hold a socket are handed in, so that tests can hand in others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final, Protocol
+
+from models.mmoe import MMoE
+from parameter_server.replica import ReplicaTables
+from schema.config import Config
+from schema.features import FeatureBuilder
+from serving.feed import FeedMaker
+from serving.freshness import Freshness
+from serving.intake import Intake
+from serving.parameters import Parameters
+from serving.ranker import Ranker
+from serving.senders import Outboxes
+from serving.sync import Source, Synchroniser
+
+_DELIVER_SECONDS: Final = 8.0
+_LEAVE_SECONDS: Final = 1.0
+
+
+def now_ms() -> int:
+    """The wall clock, in Unix ms."""
+    return time.time_ns() // 1_000_000
+
+
+class Followed(Protocol):
+    """What fills the intake. `serving.stream.Follower` is one."""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the catalogue has been read to the end that it had at the start."""
+
+    def start(self) -> None:
+        """Begin to follow."""
+
+    def stop(self, timeout: float) -> None:
+        """End, within `timeout` seconds."""
+
+
+class Replica:
+    """The parts of a replica, and what they say of themselves.
+
+    Args:
+        config: the deployment.
+        index: which of serving.replicas this is.
+        source: where rounds come from.
+        outboxes: where feature logs, actions and profiles go.
+        follow: makes, of an intake, what fills it.
+        clock: Unix ms.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        *,
+        source: Source,
+        outboxes: Outboxes,
+        follow: Callable[[Intake], Followed],
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        server = config.parameter_server
+        builder = FeatureBuilder(config.features)
+        self.config = config
+        self.index = index
+        self.clock = clock
+        self.outboxes = outboxes
+        self.parameters = Parameters(
+            ReplicaTables(server), len(server.shards), [table.name for table in server.tables]
+        )
+        self.freshness = Freshness()
+        self.intake = Intake(config, builder)
+        self.follower = follow(self.intake)
+        self.sync = Synchroniser(
+            source,
+            self.parameters,
+            shards=len(server.shards),
+            new_model=lambda: new_model(config),
+            config=config.sync,
+            freshness=self.freshness,
+            clock=clock,
+            monotonic=time.monotonic,
+        )
+        ranker = Ranker(config, self.parameters)
+        self.feeds = FeedMaker(builder, self.intake, ranker, outboxes.feature_logs, clock)
+
+    def start(self) -> None:
+        """Begin to follow shards and topics."""
+        self.outboxes.start()
+        self.follower.start()
+        self.sync.start()
+
+    def stop(self) -> None:
+        """Deliver what waits and stop following."""
+        self.outboxes.stop(_DELIVER_SECONDS)
+        # nothing is lost by leaving these two in the middle of a call that takes its time
+        self.sync.stop(_LEAVE_SECONDS)
+        self.follower.stop(_LEAVE_SECONDS)
+
+    def unready(self) -> str | None:
+        """Why feeds should go elsewhere, or None."""
+        if not self.sync.ready:
+            return f"no snapshot of the shards is served yet ({self.sync.state.error or 'it is on its way'})"
+        if not self.follower.caught_up:
+            return "the catalogue is not yet read to the end that it had at the start"
+        return None
+
+    def report(self) -> dict[str, Any]:
+        """The replica in numbers."""
+        dense, state = self.parameters.dense, self.sync.state
+        age = None if state.applied_at is None else time.monotonic() - state.applied_at
+        return {
+            "replica": self.index,
+            "ready": self.unready() is None,
+            "unready_because": self.unready(),
+            "clocks": self.parameters.version.shards,
+            "dense_version": dense.version if dense else 0,
+            "dense_step": dense.step if dense else 0,
+            "rounds": state.rounds,
+            "failed_rounds": state.failed,
+            "seconds_since_sync": age,
+            "rows": self.parameters.row_counts(),
+            "feeds": self.feeds.made,
+            "feature_logs": self.outboxes.feature_logs.offered,
+            "freshness": asdict(self.freshness.summary()),
+            "items": self.intake.catalogue.items,
+            "users": self.intake.catalogue.users,
+            "candidates": len(self.intake.candidates),
+        }
+
+
+def new_model(config: Config) -> MMoE:
+    """The ranker of `config`, untrained."""
+    slot = config.features.slots[0]
+    dim = next(table.dim for table in config.parameter_server.tables if table.name == slot.table)
+    return MMoE(config.model, config.features, len(config.tasks), dim)

@@ -1,0 +1,86 @@
+"""The outboxes of the three topics that a replica writes, and how their records are keyed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from runtime.kafka import EnvelopeProducer
+from schema.codec import CATALOGUE, FEATURE_LOGS, USER_ACTIONS
+from schema.config import KafkaConfig
+from schema.ids import murmur2
+from schema.records import ActionBatch, FeatureLog, Profile
+from serving.outbox import Outbox
+
+# some 100 MB each, at about 300 bytes an impression, 100 an action and 1 KB a profile
+_IMPRESSIONS: Final = 300_000
+_ACTIONS: Final = 1_000_000
+_PROFILES: Final = 100_000
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Outboxes:
+    """Where served requests, actions and profiles leave the replica."""
+
+    feature_logs: Outbox[FeatureLog]
+    actions: Outbox[ActionBatch]
+    profiles: Outbox[Profile]
+
+    def start(self) -> None:
+        """Begin to empty all three."""
+        for box in (self.feature_logs, self.actions, self.profiles):
+            box.start()
+
+    def stop(self, timeout: float) -> None:
+        """Deliver what waits in them; they share `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        for box in (self.feature_logs, self.actions, self.profiles):
+            box.stop(max(0.0, deadline - time.monotonic()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender(Generic[R]):
+    producer: EnvelopeProducer[Any]
+    deliver: Callable[[R], None]
+
+    def send(self, record: R) -> None:
+        self.deliver(record)
+
+    def close(self, timeout: float) -> None:
+        self.producer.close(timeout)
+
+
+def kafka_outboxes(config: KafkaConfig) -> Outboxes:
+    """The outboxes that end in the configured broker."""
+    topics = config.topics
+
+    def logs() -> _Sender[FeatureLog]:
+        producer = EnvelopeProducer(config, topics.feature_logs, FEATURE_LOGS)
+        return _Sender(producer, lambda log: producer.send(log.user_id, log))
+
+    def actions() -> _Sender[ActionBatch]:
+        producer = EnvelopeProducer(config, topics.user_actions, USER_ACTIONS)
+        return _Sender(producer, lambda batch: producer.send(batch.user_id, batch))
+
+    def profiles() -> _Sender[Profile]:
+        # compaction keeps the last message of a key, so a message holds one profile
+        producer = EnvelopeProducer(config, topics.catalogue, CATALOGUE, max_records=1)
+        partitions = topics.catalogue.partitions
+        return _Sender(
+            producer, lambda profile: producer.send_to(_partition(profile, partitions), profile, profile.key)
+        )
+
+    return Outboxes(
+        Outbox(topics.feature_logs.name, logs, _IMPRESSIONS, len),
+        Outbox(topics.user_actions.name, actions, _ACTIONS, lambda batch: len(batch.actions)),
+        Outbox(topics.catalogue.name, profiles, _PROFILES),
+    )
+
+
+def _partition(profile: Profile, partitions: int) -> int:
+    """Kafka's own default for the key, so that foreign producers replace the same profile."""
+    return (murmur2(profile.key) & 0x7FFFFFFF) % partitions

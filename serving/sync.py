@@ -1,0 +1,215 @@
+"""Keeps the served parameters a round behind the shards at most, and measures how fresh they are.
+
+A round is fetched and checked as a whole before any of it becomes visible; one that fails changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from models.dense import RANKER, PayloadError, load_payload
+from models.mmoe import MMoE
+from parameter_server.delta import Delta
+from parameter_server.errors import DeltaError, ParameterServerError
+from schema.config import SyncConfig
+from serving.freshness import Freshness
+from serving.parameters import Dense, Parameters
+from serving.traces import Traces
+
+_log = logging.getLogger(__name__)
+
+RoundError: Final = (ParameterServerError, PayloadError)
+"""What a round may fail with: a shard is away, or what it sent is damaged or not ours."""
+
+_RETRY_SECONDS: Final = 1.0
+_ROUNDS: Final = Counter("headwater_sync_rounds", "Rounds of parameters applied.")
+_FAILED: Final = Counter("headwater_sync_rounds_failed", "Rounds that failed and changed nothing.")
+_SECONDS: Final = Histogram("headwater_sync_seconds", "Time to fetch and apply a round.")
+_ROWS: Final = Counter("headwater_sync_rows", "Rows received in deltas.")
+_CLOCK: Final = Gauge("headwater_replica_clock", "The clock that the served rows are of.", ["shard"])
+_DENSE: Final = Gauge("headwater_replica_dense_version", "The dense version served.")
+
+
+class Source(Protocol):
+    """Where rounds come from. `parameter_server.client.ParameterClient` is one."""
+
+    def delta(self, shard: int, since: tuple[int, int] | None) -> Delta:
+        """What changed in a shard since (epoch, clock), or all of it."""
+
+    def get_dense(self, name: str, newer_than: int) -> tuple[int, int, bytes] | None:
+        """(version, step, payload) of dense weights above version `newer_than`, if there are any."""
+
+    def close(self) -> None:
+        """Give up what is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncState:
+    """How the rounds go. `error` is why the last one failed, if it did."""
+
+    rounds: int = 0
+    failed: int = 0
+    applied_at: float | None = None
+    error: str | None = None
+
+
+class Synchroniser:
+    """Runs rounds as `SyncConfig` says: rows of every shard, dense weights, or both.
+
+    Args:
+        source: the shards.
+        parameters: what the rounds become visible in.
+        shards: how many there are.
+        new_model: an untrained model, for the dense weights to be loaded into.
+        config: how often.
+        freshness: where the age of what a round made servable is noted.
+        clock: Unix ms.
+        monotonic: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        parameters: Parameters,
+        *,
+        shards: int,
+        new_model: Callable[[], MMoE],
+        config: SyncConfig,
+        freshness: Freshness,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._source = source
+        self._parameters = parameters
+        self._new_model = new_model
+        self._config = config
+        self._freshness = freshness
+        self._clock = clock
+        self._monotonic = monotonic
+        self._one_round = threading.Lock()
+        self._since: list[tuple[int, int] | None] = [None] * shards
+        self._dense_version = 0
+        self._traces = Traces(shards)
+        self._ready_at: int | None = None
+        self._sparse_due = self._dense_due = monotonic()
+        self.state = SyncState()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a first snapshot of every shard is served."""
+        return self._ready_at is not None
+
+    def start(self) -> None:
+        """Begin the rounds."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End them, within `timeout` seconds."""
+        self._stop.set()
+        self._source.close()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def run_round(self, *, sparse: bool = True, dense: bool = True) -> None:
+        """Fetch and apply one round of rows, dense weights, or both.
+
+        Raises:
+            ParameterServerError: a shard is away, or a delta is damaged or does not follow.
+            PayloadError: the dense weights are damaged, or another model's.
+        """
+        with self._one_round, _SECONDS.time():
+            try:
+                self._round(sparse=sparse, dense=dense)
+            except RoundError as error:
+                _FAILED.inc()
+                self.state = replace(self.state, failed=self.state.failed + 1, error=str(error))
+                raise
+            _ROUNDS.inc()
+            self.state = replace(
+                self.state, rounds=self.state.rounds + 1, applied_at=self._monotonic(), error=None
+            )
+
+    def tick(self) -> float:
+        """Run what is due, and return the seconds until something is again."""
+        started = self._monotonic()
+        sparse, dense = started >= self._sparse_due, started >= self._dense_due
+        if sparse or dense:
+            # a first round is of everything
+            sparse, dense = sparse or not self.ready, dense or not self.ready
+            if sparse:
+                self._sparse_due = started + self._config.sparse_seconds
+            if dense:
+                self._dense_due = started + self._config.dense_seconds
+            try:
+                self.run_round(sparse=sparse, dense=dense)
+            except RoundError as error:
+                _log.warning("a round failed, the one before it is served on: %s", error)
+                retry_at = self._monotonic() + _RETRY_SECONDS
+                self._sparse_due = retry_at if sparse else self._sparse_due
+                self._dense_due = retry_at if dense else self._dense_due
+        return max(0.0, min(self._sparse_due, self._dense_due) - self._monotonic())
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._stop.wait(self.tick())
+
+    def _round(self, *, sparse: bool, dense: bool) -> None:
+        try:
+            # dense first: rows a little newer than the dense weights are what training itself sees
+            weights = self._fetch_dense() if dense else None
+            deltas = self._fetch_deltas() if sparse else []
+            self._parameters.replace(deltas, weights)
+        except DeltaError:
+            # what does not follow will not follow the next time either
+            self._since = [None] * len(self._since)
+            raise
+        now = self._clock()
+        if weights is not None:
+            self._dense_version = weights.version
+            _DENSE.set(weights.version)
+        if sparse:
+            self._follow(deltas, now)
+
+    def _fetch_dense(self) -> Dense | None:
+        found = self._source.get_dense(RANKER, self._dense_version)
+        if found is None:
+            return None
+        version, step, payload = found
+        model = self._new_model()
+        load_payload(model, payload)
+        return Dense(version, step, model.eval())
+
+    def _fetch_deltas(self) -> list[Delta]:
+        deltas = []
+        for shard, since in enumerate(self._since):
+            delta = self._source.delta(shard, since)
+            if not delta.full and (since is None or delta.epoch != since[0]):
+                raise DeltaError(f"shard {shard}: changes of epoch {delta.epoch} for a replica at {since}")
+            deltas.append(delta)
+        return deltas
+
+    def _follow(self, deltas: Sequence[Delta], now: int) -> None:
+        """Take note of what `deltas`, applied at `now`, have brought."""
+        for delta in deltas:
+            since = self._since[delta.shard]
+            if since is not None and since[0] != delta.epoch:
+                _log.warning("shard %d has a new epoch: its snapshot is served now", delta.shard)
+                # versions may have gone back with it, so any is welcome, and soon
+                self._dense_version, self._dense_due = 0, self._monotonic()
+            self._since[delta.shard] = (delta.epoch, delta.to_clock)
+            _CLOCK.labels(str(delta.shard)).set(delta.to_clock)
+            _ROWS.inc(delta.rows)
+        learned = self._traces.learned(deltas)
+        if self._ready_at is None:
+            self._ready_at = now
+            _log.info("a first snapshot of %d shards is served", len(deltas))
+        # what was complete before there was a replica was not kept waiting by it
+        self._freshness.observe(learned[learned >= self._ready_at], now)

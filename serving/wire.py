@@ -1,0 +1,178 @@
+"""What the HTTP API takes and gives, with every bound. Knows no endpoint.
+
+Strict: a number in quotes, an unknown key or a NaN is refused, since it is a mistake of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schema.records import Action, ActionBatch, Profile
+from serving.feed import Feed
+
+MAX_ACTIONS: Final = 1000
+MAX_PROFILES: Final = 1000
+MAX_FIELDS: Final = 100
+MAX_VALUES: Final = 1000
+_TEXT: Final = 200
+_FLOAT32: Final = 3.4e38
+
+Id = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
+Millis = Annotated[int, Field(ge=0, le=(1 << 53) - 1, description="Unix milliseconds")]
+Name = Annotated[str, Field(min_length=1, max_length=_TEXT)]
+Number = Annotated[float, Field(ge=-_FLOAT32, le=_FLOAT32, allow_inf_nan=False)]
+Value = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | Annotated[str, Field(max_length=_TEXT)]
+Fields = Annotated[
+    dict[Name, Annotated[list[Value], Field(max_length=MAX_VALUES)]], Field(max_length=MAX_FIELDS)
+]
+Numbers = Annotated[dict[Name, Number], Field(max_length=MAX_FIELDS)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FeedRequest(_Model):
+    """Who asks, where, and for how many items (by default and at most `serving.feed_size`)."""
+
+    user_id: Id
+    surface: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
+    size: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+
+class FeedItem(_Model):
+    """One item of a feed; `scores` is empty, and `score` 0, where popularity ordered it."""
+
+    item_id: int
+    position: int
+    score: float
+    scores: dict[str, float]
+
+
+class ModelInfo(_Model):
+    """The parameters that ranked a feed: the dense version (0: none) and each shard's (epoch, clock)."""
+
+    dense: int
+    shards: list[tuple[int, int]]
+
+
+class FeedResponse(_Model):
+    """A feed, the best item first. Send `request_id` back with the user's actions."""
+
+    request_id: str
+    event_time: int
+    items: list[FeedItem]
+    model: ModelInfo
+
+
+class ActionIn(_Model):
+    """One thing that the user did to one item of one feed."""
+
+    request_id: Name
+    item_id: Id
+    kind: Name
+    event_time: Millis
+    value: Number = 1.0
+
+
+class ActionsRequest(_Model):
+    """Actions of one user."""
+
+    user_id: Id
+    actions: Annotated[list[ActionIn], Field(min_length=1, max_length=MAX_ACTIONS)]
+
+    def record(self) -> ActionBatch:
+        """As the record that Kafka carries."""
+        actions = (Action(a.request_id, a.item_id, a.kind, a.event_time, a.value) for a in self.actions)
+        return ActionBatch(self.user_id, tuple(actions))
+
+
+class _ProfileIn(_Model):
+    fields: Fields = {}
+    numbers: Numbers = {}
+
+    def _profile(self, kind: str, own_id: int, event_time: int) -> Profile:
+        fields = {name: tuple(values) for name, values in self.fields.items()}
+        return Profile(kind, own_id, event_time, fields, dict(self.numbers))
+
+
+class ItemIn(_ProfileIn):
+    """What is known of an item; it replaces what was. `event_time` (by default now) says how new it is."""
+
+    item_id: Id
+    event_time: Millis | None = None
+
+    def record(self, now: int) -> Profile:
+        """As the record that Kafka carries."""
+        return self._profile("item", self.item_id, now if self.event_time is None else self.event_time)
+
+
+class UserIn(_ProfileIn):
+    """What is known of a user; it replaces what was."""
+
+    user_id: Id
+
+    def record(self, now: int) -> Profile:
+        """As the record that Kafka carries."""
+        return self._profile("user", self.user_id, now)
+
+
+class ItemsRequest(_Model):
+    """Profiles of items."""
+
+    items: Annotated[list[ItemIn], Field(min_length=1, max_length=MAX_PROFILES)]
+
+
+class UsersRequest(_Model):
+    """Profiles of users."""
+
+    users: Annotated[list[UserIn], Field(min_length=1, max_length=MAX_PROFILES)]
+
+
+class Problem(_Model):
+    """What is wrong with one field of a request; `field` is its path, such as "actions.0.kind"."""
+
+    field: str
+    message: str
+
+
+class Problems(_Model):
+    """The answer to a request that is refused."""
+
+    detail: list[Problem]
+
+
+class Unavailable(_Model):
+    """The answer to a request that cannot be met now."""
+
+    detail: str
+
+
+class Accepted(_Model):
+    """How many actions or profiles were taken in."""
+
+    accepted: int
+
+
+def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
+    """The answer that tells of `feed`, with its scores by task."""
+    rows = [] if feed.scores is None else feed.scores.tolist()
+    final = [0.0] * len(feed.items) if feed.final is None else feed.final.tolist()
+    items = [
+        FeedItem(
+            item_id=item,
+            position=position,
+            score=final[position],
+            scores=dict(zip(tasks, rows[position], strict=True)) if rows else {},
+        )
+        for position, item in enumerate(feed.items)
+    ]
+    return FeedResponse(
+        request_id=feed.request_id,
+        event_time=feed.event_time,
+        items=items,
+        model=ModelInfo(dense=feed.version.dense, shards=list(feed.version.shards)),
+    )
