@@ -1,0 +1,252 @@
+"""The client of the parameter server: splits requests by shard, asks in parallel, joins in order.
+
+Knows neither tables' content nor compiled kernels: importing it is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pyarrow import flight
+
+from parameter_server import messages, wire
+from parameter_server.connection import ShardConnection
+from parameter_server.delta import Delta, ShardState
+from parameter_server.dense import DenseVersion
+from parameter_server.errors import InvalidRequest, ShardError
+from parameter_server.router import split
+from schema.config import ParameterServerConfig
+from schema.records import F32, U64
+
+_DENSE_SHARD: Final = 0
+_MEBIBYTE: Final = 1 << 20
+_FLOAT_BYTES: Final = 4
+_ID_BYTES: Final = 8
+
+M = TypeVar("M", bound=messages.Message)
+T = TypeVar("T")
+
+
+class PushResult(NamedTuple):
+    """By shard: its clock after a push, and whether it applied the push or had applied it before."""
+
+    clocks: tuple[int, ...]
+    applied: tuple[bool, ...]
+
+
+class ParameterClient:
+    """Reads and updates the tables of all shards. Thread-safe; every call has a deadline and retries.
+
+    Args:
+        config: the shards, tables, bounds and times.
+
+    All methods raise ShardUnavailable when a shard stays away for config.retry_seconds, ShardError when one
+    fails, and InvalidRequest, with nothing changed, for what a docstring does not allow.
+    """
+
+    def __init__(self, config: ParameterServerConfig) -> None:
+        self._config = config
+        self._dims = {table.name: table.dim for table in config.tables}
+        self._connections = [
+            ShardConnection(shard, config.request_seconds, config.retry_seconds) for shard in config.shards
+        ]
+        self._pool = ThreadPoolExecutor(len(config.shards), thread_name_prefix="parameter-client")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; calls under way give up."""
+        for connection in self._connections:
+            connection.close()
+        self._pool.shutdown()
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self._connections)
+
+    def pull(self, table: str, ids: U64) -> F32:
+        """The vector of each id of `ids` uint64 (n,), repeats allowed; float32 (n, dim). Creates no row."""
+        dim = self._dim(table)
+        _check("ids", ids, np.uint64, (len(ids),))
+        out = np.empty((len(ids), dim), np.float32)
+        most = max(1, self._config.max_message_mb * _MEBIBYTE // (_FLOAT_BYTES * dim + _ID_BYTES))
+        jobs: list[tuple[int, Any]] = []
+        for shard, positions in split(ids, self.shards):
+            count = len(ids) if positions is None else len(positions)
+            for start in range(0, count, most):
+                part = slice(start, start + most)
+                jobs.append((shard, part if positions is None else positions[part]))
+
+        def fetch(job: tuple[int, Any]) -> None:
+            shard, where = job
+            out[where] = self._pull(shard, table, ids[where], dim)
+
+        self._each(fetch, jobs)
+        return out
+
+    def _pull(self, shard: int, table: str, ids: U64, dim: int) -> F32:
+        descriptor = flight.FlightDescriptor.for_command(messages.encode(messages.Pull(shard, self.shards)))
+        batch = wire.encode_blocks([wire.Block(table, ids, np.empty(0, np.float32))])
+
+        def ask(client: Any, options: flight.FlightCallOptions) -> F32:
+            writer, reader = client.do_exchange(descriptor, options)
+            with writer:
+                writer.begin(wire.BLOCKS)
+                writer.write_batch(batch)
+                writer.done_writing()
+                (block,) = wire.decode_blocks(reader.read_chunk().data)
+            if len(block.values) != len(ids) * dim:
+                raise ShardError(
+                    f"shard {shard}: {len(block.values)} values of table {table} for {len(ids)} ids; "
+                    f"legal is {dim} an id: the configurations differ"
+                )
+            return block.values.reshape(len(ids), dim)
+
+        return self._connections[shard].call(ask)
+
+    def push(
+        self,
+        trainer: str,
+        step: int,
+        gradients: Mapping[str, tuple[U64, F32]],
+        event_time: int,
+        completed_at: Sequence[int] = (),
+    ) -> PushResult:
+        """Apply one step's gradients. Every shard is told of every step, so that their steps stay aligned.
+
+        Args:
+            trainer: the trainer's id.
+            step: rises with every push of this trainer; one that a shard has had is not applied again.
+            gradients: ids uint64 (n,), repeats summed, and gradients float32 (n, dim), by table.
+            event_time: of the step's newest sample, in milliseconds.
+            completed_at: wall-clock milliseconds at which some of its samples were complete.
+        """
+        blocks = self._blocks(gradients)
+        times = np.array(completed_at, "<i8").tobytes()
+
+        def send(shard: int) -> messages.PushDone:
+            header = messages.Push(shard, self.shards, trainer, step, event_time, times)
+            return self._push(shard, header, blocks[shard])
+
+        done = self._each(send, range(self.shards))
+        return PushResult(tuple(d.clock for d in done), tuple(d.applied for d in done))
+
+    def _blocks(self, gradients: Mapping[str, tuple[U64, F32]]) -> list[list[wire.Block]]:
+        """The blocks of each shard; a shard may get none."""
+        blocks: list[list[wire.Block]] = [[] for _ in range(self.shards)]
+        for table, (ids, values) in gradients.items():
+            _check("ids", ids, np.uint64, (len(ids),))
+            _check("gradients", values, np.float32, (len(ids), self._dim(table)))
+            for shard, where in split(ids, self.shards):
+                part = values if where is None else values[where]
+                if len(part):
+                    kept = ids if where is None else ids[where]
+                    blocks[shard].append(wire.Block(table, kept, part.reshape(-1)))
+        return blocks
+
+    def _push(self, shard: int, header: messages.Push, blocks: list[wire.Block]) -> messages.PushDone:
+        descriptor = flight.FlightDescriptor.for_command(messages.encode(header))
+        batch = wire.encode_blocks(blocks)
+
+        def ask(client: Any, options: flight.FlightCallOptions) -> messages.PushDone:
+            writer, replies = client.do_put(descriptor, wire.BLOCKS, options)
+            with writer:
+                writer.write_batch(batch)
+                writer.done_writing()
+                reply = replies.read()
+            if reply is None:
+                raise flight.FlightUnavailableError("the push was not acknowledged")
+            return messages.decode(reply, messages.PushDone)
+
+        return self._connections[shard].call(ask)
+
+    def delta(self, shard: int, since: tuple[int, int] | None) -> Delta:
+        """What changed in `shard` since (epoch, clock); everything (full) if None or too long ago.
+
+        Not verified: `ReplicaTables.apply` does that. One attempt may take config.retry_seconds, since a
+        full snapshot is as long as the shard is large.
+
+        Raises:
+            DeltaError: what came back is not a delta.
+        """
+        ticket = flight.Ticket(messages.encode(messages.DeltaSince(shard, self.shards, since)))
+
+        def ask(client: Any, options: flight.FlightCallOptions) -> Delta:
+            reader = client.do_get(ticket, options)
+            return wire.decode_delta(reader.schema, (chunk.data for chunk in reader))
+
+        return self._connections[shard].call(ask, seconds=self._config.retry_seconds)
+
+    def digest(self, shard: int, table: str) -> tuple[int, int]:
+        """(clock, digest) of one shard's part of `table`: an order-independent digest of its content."""
+        reply = self._act(shard, messages.Digest(shard, self.shards, table), messages.DigestIs)
+        return reply.clock, reply.digest
+
+    def shard_state(self, shard: int) -> ShardState:
+        """Where a shard stands: (epoch, clock, last step by trainer)."""
+        reply = self._act(shard, messages.State(shard, self.shards), messages.StateIs)
+        return ShardState(reply.epoch, reply.clock, reply.steps)
+
+    def stats(self, shard: int) -> messages.StatsAre:
+        """A shard in numbers."""
+        return self._act(shard, messages.Stats(shard, self.shards), messages.StatsAre)
+
+    def evict(self, table: str, ids: U64) -> int:
+        """Remove the rows of `ids` uint64 (n,); how many there were (after a retry, too few may be told)."""
+        self._dim(table)
+        _check("ids", ids, np.uint64, (len(ids),))
+        parts = [ids if where is None else ids[where] for _, where in split(ids, self.shards)]
+
+        def send(shard: int) -> int:
+            request = messages.Evict(shard, self.shards, table, parts[shard].astype("<u8").tobytes())
+            return self._act(shard, request, messages.Evicted).rows
+
+        return sum(self._each(send, [shard for shard, part in enumerate(parts) if len(part)]))
+
+    def put_dense(self, name: str, version: int, step: int, payload: bytes) -> bool:
+        """Publish dense parameters; False if the stored version is not below `version`."""
+        request = messages.PutDense(_DENSE_SHARD, self.shards, name, version, step, payload)
+        return self._act(_DENSE_SHARD, request, messages.DensePut).stored
+
+    def get_dense(self, name: str, newer_than: int = -1) -> DenseVersion | None:
+        """The newest (version, step, payload) of `name`, or None if there is none above `newer_than`."""
+        request = messages.GetDense(_DENSE_SHARD, self.shards, name, newer_than)
+        found = self._act(_DENSE_SHARD, request, messages.DenseIs).found
+        return None if found is None else DenseVersion(*found)
+
+    def _act(self, shard: int, request: messages.Request, reply: type[M]) -> M:
+        action = flight.Action(messages.NAMES[type(request)], messages.encode(request))
+        return self._connections[shard].call(
+            lambda client, options: messages.decode(next(iter(client.do_action(action, options))).body, reply)
+        )
+
+    def _each(self, job: Callable[[Any], T], arguments: Sequence[Any]) -> list[T]:
+        """`job` of each argument, in parallel; all have ended when the first error is raised."""
+        if len(arguments) == 1:
+            return [job(arguments[0])]
+        futures = [self._pool.submit(job, argument) for argument in arguments]
+        errors = [error for error in [future.exception() for future in futures] if error is not None]
+        if errors:
+            raise errors[0]
+        return [future.result() for future in futures]
+
+    def _dim(self, table: str) -> int:
+        dim = self._dims.get(table)
+        if dim is None:
+            raise InvalidRequest(f"table: {table!r}; legal are {', '.join(self._dims)}")
+        return dim
+
+
+def _check(name: str, values: NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    if values.dtype != dtype or values.shape != shape:
+        legal = f"{np.dtype(dtype)} {shape}"
+        raise InvalidRequest(f"{name}: {values.dtype} {values.shape}; legal is {legal}")

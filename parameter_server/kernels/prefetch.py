@@ -1,0 +1,40 @@
+"""Software prefetch: asks for the cache line of an array element before it is needed.
+
+Handling ids in small groups, each stage asking for what the next one reads, lets cache misses overlap
+instead of following one another.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+GROUP: Final = 16
+"""How many ids have their misses in flight together."""
+
+_READ = 0
+_KEEP = 3
+_DATA = 1
+
+
+def _prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer_type = ir.PointerType(ir.IntType(8))
+        pointer = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer_type)
+        word = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer_type, word, word, word])
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, word(_READ), word(_KEEP), word(_DATA)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+prefetch: Final[Any] = intrinsic(_prefetch)
+"""prefetch(array, index) asks for the cache line of `array[index]` of a 1-D array; it never faults."""

@@ -1,0 +1,164 @@
+"""The requests and replies beside the columns: small MessagePack structs, shared by server and client."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from parameter_server.errors import InvalidRequest
+from schema.config import Name
+from schema.records import Millis
+
+Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the requests and replies."""
+
+
+class Request(Message, frozen=True):
+    """A request says which of how many shards it takes the server for, so that a mix-up is noticed."""
+
+    shard: int
+    shards: int
+
+
+class Pull(Request, frozen=True):
+    """Asks for the vectors of the blocks of ids that follow."""
+
+
+class Push(Request, frozen=True):
+    """Announces blocks of ids and gradients. completed_at <i8 (n,), wall-clock milliseconds."""
+
+    trainer: Name
+    step: Natural
+    event_time: Millis
+    completed_at: bytes
+
+
+class PushDone(Message, frozen=True):
+    """The shard's clock after a push; whether the push was applied, or had been before."""
+
+    clock: int
+    applied: bool
+
+
+class DeltaSince(Request, frozen=True):
+    """Asks for what changed since `since` = (epoch, clock); None asks for everything."""
+
+    since: tuple[Natural, Natural] | None
+
+
+class State(Request, frozen=True):
+    """Asks where the shard stands."""
+
+
+class StateIs(Message, frozen=True):
+    """The shard's epoch, clock and each trainer's last step."""
+
+    epoch: int
+    clock: int
+    steps: dict[str, int]
+
+
+class Stats(Request, frozen=True):
+    """Asks for the operator's view."""
+
+
+class StatsAre(Message, frozen=True):
+    """The shard in numbers: rows by table, and versions of dense parameters by name."""
+
+    index: int
+    epoch: int
+    clock: int
+    rows: dict[str, int]
+    steps: dict[str, int]
+    dense: dict[str, int]
+
+
+class Digest(Request, frozen=True):
+    """Asks for the content digest of a table."""
+
+    table: str
+
+
+class DigestIs(Message, frozen=True):
+    """The digest of a table's content at `clock`."""
+
+    clock: int
+    digest: int
+
+
+class Evict(Request, frozen=True):
+    """Asks to remove ids <u8 (n,) from a table."""
+
+    table: str
+    ids: bytes
+
+
+class Evicted(Message, frozen=True):
+    """How many rows were removed."""
+
+    rows: int
+
+
+class PutDense(Request, frozen=True):
+    """Publishes a version of dense parameters."""
+
+    name: Name
+    version: Natural
+    step: Natural
+    payload: bytes
+
+
+class DensePut(Message, frozen=True):
+    """Whether the version was newer than the stored one, and so was stored."""
+
+    stored: bool
+
+
+class GetDense(Request, frozen=True):
+    """Asks for dense parameters above a version."""
+
+    name: str
+    newer_than: int
+
+
+class DenseIs(Message, frozen=True):
+    """The newest version (version, step, payload), or none above the one named."""
+
+    found: tuple[int, int, bytes] | None
+
+
+ACTIONS: Final[dict[str, type[Request]]] = {
+    "state": State,
+    "stats": Stats,
+    "digest": Digest,
+    "evict": Evict,
+    "put_dense": PutDense,
+    "get_dense": GetDense,
+}
+"""The Flight actions and the request that each takes."""
+
+NAMES: Final = {kind: name for name, kind in ACTIONS.items()}
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(data: object, kind: type[M]) -> M:
+    """The message in `data`, any bytes-like object.
+
+    Raises:
+        InvalidRequest: it is not a well-formed `kind`.
+    """
+    try:
+        return msgspec.msgpack.decode(memoryview(data), type=kind)  # type: ignore[arg-type]
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
+        raise InvalidRequest(f"{kind.__name__}: {error}") from error

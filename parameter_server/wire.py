@@ -1,0 +1,173 @@
+"""Columns over Flight: blocks for pulls and pushes, chunks for deltas, in Arrow record batches.
+
+Shared by server and client; knows neither. A batch has one row a block or chunk, with list columns, so
+that arrays of any width travel typed and, where a batch has one row, without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from parameter_server.delta import Chunk, Delta, Span, Trace
+from parameter_server.errors import DeltaError, InvalidRequest
+from schema.records import F32, U64
+
+_U64_LIST: Final = pa.large_list(pa.uint64())
+_F32_LIST: Final = pa.large_list(pa.float32())
+_BLOCK_FIELDS: Final[dict[str, pa.DataType]] = {
+    "table": pa.string(),
+    "ids": _U64_LIST,
+    "values": _F32_LIST,
+}
+BLOCKS: Final = pa.schema(_BLOCK_FIELDS)
+CHUNKS: Final = pa.schema(
+    _BLOCK_FIELDS | {"sequence": pa.int64(), "removed": _U64_LIST, "checksum": pa.uint32()}
+)
+_HEADER: Final = b"headwater.delta"
+
+
+class Block(NamedTuple):
+    """ids uint64 (n,) of one table, and float32 values (n * dim,), row after row, or none."""
+
+    table: str
+    ids: U64
+    values: F32
+
+
+def encode_blocks(blocks: Sequence[Block]) -> pa.RecordBatch:
+    """One batch of schema BLOCKS."""
+    columns = [
+        pa.array([block.table for block in blocks], pa.string()),
+        _lists([block.ids for block in blocks], np.uint64),
+        _lists([block.values for block in blocks], np.float32),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=BLOCKS)
+
+
+def decode_blocks(batch: pa.RecordBatch) -> list[Block]:
+    """The blocks of a batch, as read-only views of its memory.
+
+    Raises:
+        InvalidRequest: the batch has another schema, nulls, or offsets that do not fit.
+    """
+    if not batch.schema.equals(BLOCKS):
+        raise InvalidRequest(f"columns: {_describe(batch.schema)}; legal is {_describe(BLOCKS)}")
+    try:
+        batch.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InvalidRequest(f"columns: {error}") from error
+    _refuse_nulls(batch)
+    return [
+        Block(batch.column("table")[row].as_py(), _item(batch, "ids", row), _item(batch, "values", row))
+        for row in range(batch.num_rows)
+    ]
+
+
+def _describe(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _refuse_nulls(batch: pa.RecordBatch) -> None:
+    for name in ("table", "ids", "values"):
+        column = batch.column(name)
+        inner = column.values.null_count if isinstance(column, pa.LargeListArray) else 0
+        if column.null_count or inner:
+            raise InvalidRequest(f"column {name}: {column.null_count + inner} nulls; legal is none")
+
+
+def _lists(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Any:
+    offsets = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    values = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
+    items: Any = pa.array(np.ascontiguousarray(values, dtype))
+    starts: Any = pa.array(offsets)
+    return pa.LargeListArray.from_arrays(starts, items)
+
+
+def _item(batch: pa.RecordBatch, column: str, row: int) -> Any:
+    return batch.column(column)[row].values.to_numpy(zero_copy_only=True)
+
+
+class _Trace(msgspec.Struct, frozen=True, array_like=True):
+    clock: int
+    step: int
+    completed_at: bytes
+
+
+class _Header(msgspec.Struct, frozen=True):
+    shard: int
+    epoch: int
+    from_clock: int
+    to_clock: int
+    full: bool
+    steps: dict[str, int]
+    traces: list[_Trace]
+    count: int
+
+
+def delta_schema(delta: Delta) -> pa.Schema:
+    """CHUNKS, with all of a delta but its chunks in the metadata."""
+    traces = [_Trace(t.clock, t.step, t.completed_at.astype("<i8").tobytes()) for t in delta.traces]
+    span = delta.span
+    header = _Header(
+        span.shard,
+        span.epoch,
+        span.from_clock,
+        span.to_clock,
+        span.full,
+        dict(delta.steps),
+        traces,
+        delta.count,
+    )
+    return CHUNKS.with_metadata({_HEADER: msgspec.msgpack.encode(header)})
+
+
+def encode_chunk(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
+    """One batch of one row."""
+    columns = [
+        pa.array([chunk.table], pa.string()),
+        _lists([chunk.ids], np.uint64),
+        _lists([chunk.vectors.reshape(-1)], np.float32),
+        pa.array([chunk.sequence], pa.int64()),
+        _lists([chunk.removed], np.uint64),
+        pa.array([chunk.checksum], pa.uint32()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def decode_delta(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Delta:
+    """The delta that a stream carries. It is not verified yet.
+
+    Raises:
+        DeltaError: the stream is not of chunks.
+    """
+    metadata = schema.metadata or {}
+    if not schema.equals(CHUNKS) or _HEADER not in metadata:
+        raise DeltaError(f"delta: columns {_describe(schema)}; legal is {_describe(CHUNKS)} with a header")
+    try:
+        header = msgspec.msgpack.decode(metadata[_HEADER], type=_Header)
+        traces = tuple(Trace(t.clock, t.step, np.frombuffer(t.completed_at, "<i8")) for t in header.traces)
+        chunks = tuple(_chunk(batch) for batch in batches)
+    except (msgspec.DecodeError, ValueError, IndexError) as error:
+        raise DeltaError(f"delta: {error}") from error
+    span = Span(header.shard, header.epoch, header.from_clock, header.to_clock, header.full)
+    return Delta(span, header.steps, traces, header.count, chunks)
+
+
+def _chunk(batch: pa.RecordBatch) -> Chunk:
+    ids = _item(batch, "ids", 0)
+    values = _item(batch, "values", 0)
+    return Chunk(
+        batch.column("table")[0].as_py(),
+        batch.column("sequence")[0].as_py(),
+        ids,
+        values.reshape(len(ids), -1) if len(ids) else values.reshape(0, 0),
+        _item(batch, "removed", 0),
+        batch.column("checksum")[0].as_py(),
+    )
