@@ -53,12 +53,13 @@ class IdColumn(Record, frozen=True, array_like=True):
 
     def fits(self, rows: int) -> bool:
         """Whether the column holds exactly `rows` rows."""
-        if len(self.ids) % 8 or len(self.lengths) % 2:
+        if not self.lengths:
+            return len(self.ids) == rows * 8
+        if len(self.lengths) != rows * 2:
             return False
-        if self.lengths:
-            sizes = np.frombuffer(self.lengths, "<u2")
-            return len(sizes) == rows and int(sizes.sum()) * 8 == len(self.ids)
-        return len(self.ids) == rows * 8
+        if rows == 1:  # every context column: without the cost of an array
+            return int.from_bytes(self.lengths, "little") * 8 == len(self.ids)
+        return int(np.frombuffer(self.lengths, "<u2").sum()) * 8 == len(self.ids)
 
 
 class Features(Record, frozen=True, array_like=True):

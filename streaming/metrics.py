@@ -1,0 +1,74 @@
+"""The joiner's figures: Prometheus metrics and the report "joiner". The ops thread reads; nothing writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from streaming.job import Job, wall_ms
+
+
+class JoinerMetrics(Collector):
+    """Metrics of a job at the moment of the scrape.
+
+    Args:
+        job: the job.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics, as prometheus_client asks for them."""
+        counts = self._job.counts
+        records = CounterMetricFamily("joiner_records", "Records read, by kind.", labels=["kind"])
+        for kind in ("feature_logs", "actions", "heartbeats"):
+            records.add_metric([kind], getattr(counts, kind))
+        yield records
+        yield CounterMetricFamily("joiner_blocks", "Sample blocks emitted.", value=counts.blocks)
+        yield CounterMetricFamily("joiner_rows", "Training rows emitted.", value=counts.rows)
+        yield CounterMetricFamily("joiner_duplicates", "Records ignored as doubles.", value=counts.duplicates)
+        yield CounterMetricFamily("joiner_ignored_actions", "Actions no task uses.", value=counts.ignored)
+        letters = CounterMetricFamily("joiner_dead_letters", "Dead letters, by reason.", labels=["reason"])
+        for reason, number in sorted(counts.dead_letters.copy().items()):
+            letters.add_metric([reason], number)
+        yield letters
+        yield from self._gauges()
+
+    def _gauges(self) -> Iterator[Metric]:
+        partitions = list(self._job.partitions.values())
+        opened = sum(p.join.open_requests for p in partitions)
+        pending = sum(p.join.pending_actions for p in partitions)
+        unacked = sum(p.unacked for p in partitions)
+        yield GaugeMetricFamily("joiner_open_requests", "Requests whose window is open.", value=opened)
+        yield GaugeMetricFamily("joiner_pending_actions", "Actions without a feature log yet.", value=pending)
+        yield GaugeMetricFamily("joiner_unacked_messages", "Messages not acknowledged.", value=unacked)
+        lag = GaugeMetricFamily(
+            "joiner_watermark_lag_seconds", "Wall clock less watermark, by partition.", labels=["partition"]
+        )
+        for partition in partitions:
+            if partition.clock.value is not None:
+                lag.add_metric([str(partition.number)], (wall_ms() - partition.clock.value) / 1000)
+        yield lag
+
+
+def report(job: Job, worker: int) -> dict[str, Any]:
+    """The report "joiner": this worker's partitions, state and counts since it started."""
+    partitions = list(job.partitions.values())
+    counts = job.counts
+    return {
+        "worker": worker,
+        "partitions": sorted(job.assigned or ()),
+        "open_requests": sum(p.join.open_requests for p in partitions),
+        "pending_actions": sum(p.join.pending_actions for p in partitions),
+        "feature_logs": counts.feature_logs,
+        "actions": counts.actions,
+        "blocks": counts.blocks,
+        "rows": counts.rows,
+        "dead_letters": dict(counts.dead_letters.copy()),
+        "duplicates": counts.duplicates,
+        "watermarks": {str(p.number): p.clock.value for p in partitions if p.clock.value is not None},
+    }
