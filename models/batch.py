@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 
 from schema.config import FeaturesConfig, SlotConfig
 from schema.records import I64, U64, Features, IdColumn
+
+_NONE: Final = b"\x00\x00"
+_ONE: Final = b"\x01\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +94,17 @@ class Collator:
 def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64]:
     """All ids of one slot, and how many each row has."""
     values, lengths = [], []
-    for request, count in zip(columns, rows, strict=True):
-        found = next((c for c in request if c.slot == slot.slot), None)
-        if found is None:
-            lengths.append(np.zeros(count, np.int64))
+    at = 0
+    for request, count in zip(columns, rows.tolist(), strict=True):
+        # requests list their columns alike, so the column is where the last one was
+        if at >= len(request) or request[at].slot != slot.slot:
+            at = next((i for i, column in enumerate(request) if column.slot == slot.slot), len(request))
+        if at == len(request):
+            lengths.append(_NONE * count)
         else:
-            values.append(found.ids)
-            lengths.append(found.row_lengths(int(count)))
-    return np.frombuffer(b"".join(values), "<u8"), np.concatenate(lengths)
+            values.append(request[at].ids)
+            lengths.append(request[at].lengths or _ONE * count)
+    return np.frombuffer(b"".join(values), "<u8"), np.frombuffer(b"".join(lengths), "<u2").astype(np.int64)
 
 
 def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:

@@ -6,6 +6,7 @@ State is a few counts a task, however many rows pass, and two states add up: win
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ _LOGIT_LIMIT = 16.0
 _EPSILON = 1e-7
 
 F64 = NDArray[np.float64]
+Reals = NDArray[np.floating[Any]]
 
 
 @dataclass
@@ -37,7 +39,7 @@ class TaskMetrics:
         self.predicted = np.zeros(self.tasks)
         self.log_loss = np.zeros(self.tasks)
 
-    def update(self, predictions: F64, labels: F64, mask: F64) -> None:
+    def update(self, predictions: Reals, labels: Reals, mask: Reals) -> None:
         """Counts n rows: three arrays of shape (n, T). Where `mask` is 0 the pair does not count.
 
         Raises:
@@ -46,7 +48,7 @@ class TaskMetrics:
         seen = mask > 0
         if not bool(((predictions >= 0) & (predictions <= 1))[seen].all()):
             raise ValueError("predictions: one is not in 0 to 1; legal is a probability")
-        p = np.clip(predictions.astype(np.float64), _EPSILON, 1 - _EPSILON)
+        p = np.clip(np.where(seen, predictions, 0.5).astype(np.float64), _EPSILON, 1 - _EPSILON)
         logits = np.log(p) - np.log1p(-p)
         bins = ((logits + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64).clip(0, BINS - 1)
         for task in range(self.tasks):

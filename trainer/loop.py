@@ -1,0 +1,231 @@
+"""The centre: read a batch, compute, journal, push, apply, count; between steps checkpoint and publish.
+
+Exactly once: a step is journalled before it is pushed, and what recovery replays is what the journal says,
+under the same step numbers, which the shards apply once each.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from schema.config import Config
+from schema.records import F32, DeadLetter
+from trainer import telemetry
+from trainer.batches import Batcher, RowBatch
+from trainer.entries import Position
+from trainer.errors import RecoveryError
+from trainer.feed import Feed
+from trainer.journal import StepRecord
+from trainer.lost import Loss
+from trainer.pace import Every, Rate
+from trainer.publishing import Publisher
+from trainer.recovery import RecoveryStore
+from trainer.shards import Client, Shards
+from trainer.state import TrainerState
+from trainer.step import Computed, Gradients, Learner
+
+_log = logging.getLogger(__name__)
+
+_REPLAY_SECONDS: Final = 60.0
+_IDLE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 2.0
+_RATE_SECONDS: Final = 5.0
+
+
+class Trainer:
+    """Trains on a feed of sample blocks until told to stop.
+
+    Args:
+        config: the whole configuration.
+        feed: the samples.
+        client: the parameter server.
+        store: the recovery state.
+        dead_letter: takes what cannot be used; after a crash it may be told again.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        client: Client,
+        store: RecoveryStore,
+        dead_letter: Callable[[DeadLetter], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        settings = config.trainer
+        self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
+        self._traces = settings.traces_per_step
+        self._learner = Learner(config, client)
+        self.state = TrainerState(config, self._learner, client.shards)
+        wait = settings.batch_wait_seconds
+        self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
+        self._publisher = Publisher(client, config.sync.dense_seconds, clock)
+        # it may have come back without the last version
+        restarted = self._publisher.forget
+        self._shards = Shards(client, settings.trainer_id, self.state.watch, self._lost, restarted)
+        self._checkpoint_due = Every(settings.checkpoint_seconds, clock)
+        self._look_due = Every(_LOOK_SECONDS, clock)
+        self._idle = Every(_IDLE_SECONDS, clock)
+        self._rate = Rate(_RATE_SECONDS, clock)
+        self._changed = False
+        # the ops endpoint reports while the loop trains
+        self._lock = threading.Lock()
+        self.consuming = False
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Recover, then train until `stop`; at the end checkpoint and publish.
+
+        Raises:
+            RecoveryError: the recovery state cannot be gone on from.
+            ParameterServerError: a shard stayed away too long, or failed.
+            SourceFailed: the samples cannot be read.
+        """
+        self.recover()
+        self.consuming = True
+        while not stop():
+            self.advance()
+        self.checkpoint()
+        self._publish_now()
+
+    def advance(self) -> bool:
+        """Train one batch if one comes, and do what is due; whether one came."""
+        batch = self._batcher.next()
+        if batch is not None:
+            self._train(batch)
+            self._idle.restart()
+        elif self._idle.due():
+            self._publish_now()
+        if self._look_due.due():
+            self._shards.look()
+            telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
+        self._publisher.when_due(self.state.counters.step, self._learner.model)
+        if self._changed and self._checkpoint_due.due():
+            self.checkpoint()
+        return batch is not None
+
+    def recover(self) -> None:
+        """Become what the last process was at its last journalled step, and save that."""
+        image, records = self._store.load()
+        if image is not None:
+            self.state.restore(image)
+        self._feed.start(self.state.positions)
+        highest = self._shards.look()
+        for record in records:
+            self._train(self._batcher.again(record.runs, _REPLAY_SECONDS), record)
+            self.state.counters.replayed_steps += record.rows > 0
+        counters = self.state.counters
+        _log.info("at step %d, %d of them replayed, %d rows", counters.step, len(records), counters.rows)
+        if highest > counters.step:
+            _log.warning(
+                "the shards have steps up to %d that this trainer has no record of; it goes on from there",
+                highest,
+            )
+            counters.step = highest
+        self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint as of now."""
+        self._store.save(self.state.image())
+        self._feed.commit(self.state.positions)
+        self._checkpoint_due.restart()
+        self._changed = False
+
+    def report(self) -> tuple[dict[str, Any], Mapping[int, Position]]:
+        """What has been trained and how well, and up to where the samples have been. From any thread."""
+        with self._lock:
+            report = self.state.report()
+            report["samples_per_second"] = self._rate.value()
+            report["dense_version"] = self._publisher.version
+            return report, dict(self.state.positions)
+
+    def _train(self, batch: RowBatch, record: StepRecord | None = None) -> None:
+        """Train on `batch`; `record` is what the journal has of it, if this is a replay."""
+        for letter in batch.dead:
+            self._dead_letter(letter)
+        predictions = self._step(batch, record) if batch.rows else self._skip(batch, record)
+        with self._lock:
+            self.state.read(batch)
+            if predictions is not None:
+                self.state.score(batch, predictions)
+                self._rate.add(batch.rows)
+        self._changed = True
+        self._count(batch, trained=predictions is not None)
+
+    def _skip(self, batch: RowBatch, record: StepRecord | None) -> F32 | None:
+        """Note what a batch without rows has read; None: there is nothing to score."""
+        if record is None:
+            self._store.append(StepRecord(self.state.counters.step, tuple(batch.runs), 0, b""))
+        else:
+            _check_replay(batch, record)
+        return None
+
+    def _step(self, batch: RowBatch, record: StepRecord | None) -> F32 | None:
+        """One step; the predictions f32 (n, T), None if its gradients were refused."""
+        computed = self._learner.compute(batch.pieces, batch.labels(), batch.mask())
+        telemetry.STEP_SECONDS.labels("pull").observe(computed.pull_seconds)
+        telemetry.STEP_SECONDS.labels("compute").observe(computed.compute_seconds)
+        if record is None:
+            record = self._journal(batch, computed)
+        else:
+            _check_replay(batch, record)
+        self.state.counters.step = record.step
+        if record.refused or computed.gradients is None:
+            self._refuse(record.step, batch.rows)
+            return None
+        self._push(record.step, batch, computed.gradients)
+        self._learner.apply()
+        return record.prediction_matrix()
+
+    def _journal(self, batch: RowBatch, computed: Computed) -> StepRecord:
+        step, predictions = self.state.counters.step + 1, computed.predictions.tobytes()
+        record = StepRecord(step, tuple(batch.runs), batch.rows, predictions, computed.gradients is None)
+        self._store.append(record)
+        return record
+
+    def _push(self, step: int, batch: RowBatch, gradients: Gradients) -> None:
+        newest = max(p.event_time for p in batch.pieces)
+        completed = spread([p.completed_at for p in batch.pieces], self._traces)
+        with telemetry.STEP_SECONDS.labels("push").time():
+            self._shards.push(step, batch.rows, gradients, newest, completed)
+
+    def _refuse(self, step: int, rows: int) -> None:
+        _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
+        self.state.counters.refused_rows += rows
+        telemetry.REFUSED.inc(rows)
+
+    def _count(self, batch: RowBatch, *, trained: bool) -> None:
+        telemetry.DUPLICATES.inc(batch.duplicates)
+        telemetry.DEAD_LETTERS.inc(len(batch.dead))
+        if trained:
+            telemetry.STEPS.inc()
+            telemetry.ROWS.inc(batch.rows)
+
+    def _lost(self, loss: Loss) -> None:
+        with self._lock:
+            self.state.lost.append(loss)
+
+    def _publish_now(self) -> None:
+        self._publisher.now(self.state.counters.step, self._learner.model)
+
+
+def spread(values: list[int], most: int) -> list[int]:
+    """At most `most` of `values`, evenly spaced, first and last included where two or more are wanted."""
+    if len(values) <= most:
+        return values
+    return [values[round(i)] for i in np.linspace(0, len(values) - 1, most)]
+
+
+def _check_replay(batch: RowBatch, record: StepRecord) -> None:
+    if batch.rows != record.rows:
+        raise RecoveryError(
+            f"step {record.step}: its samples, read again, have {batch.rows} rows and had {record.rows}; the "
+            "topic is not the one that was trained on; legal is that topic, or another run_dir"
+        )
