@@ -9,6 +9,7 @@ experts have learned to pass it on (Cheng et al., "Wide & Deep", DLRS 2016).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -36,11 +37,15 @@ class MMoE(nn.Module):
         out = config.expert_hidden[-1]
         self.experts = nn.ModuleList(_stack((width, *config.expert_hidden)) for _ in range(config.experts))
         self.gates = nn.ModuleList(_zero_linear(width, config.experts) for _ in range(tasks))
-        self.heads = nn.ModuleList(
-            nn.Sequential(_stack((out, *config.head_hidden)), nn.Linear((out, *config.head_hidden)[-1], 1))
-            for _ in range(tasks)
-        )
+        last = [nn.Linear((out, *config.head_hidden)[-1], 1) for _ in range(tasks)]
+        self.heads = nn.ModuleList(nn.Sequential(_stack((out, *config.head_hidden)), layer) for layer in last)
+        self._biases = [layer.bias for layer in last]
         self.shortcut = nn.Linear(width, tasks, bias=False)
+
+    def start_from(self, priors: Sequence[float]) -> None:
+        """Sets each head's bias so that an untrained model predicts its task's prior, in (0, 1)."""
+        for bias, prior in zip(self._biases, priors, strict=True):
+            nn.init.constant_(bias, math.log(prior / (1 - prior)))
 
     def forward(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
         """Logits, shape (n, tasks), from `embeddings` f32 (u, dim) of `batch.ids`, by table."""

@@ -99,11 +99,15 @@ class FeaturesConfig(Section, frozen=True, kw_only=True):
 
 
 class TaskConfig(Section, frozen=True, kw_only=True):
-    """One label: positive if any of `actions` was seen in the window. `weight` is its part in the score."""
+    """One label: positive if any of `actions` was seen in the window. `weight` is its part in the score.
+
+    `prior`: the rate of positives that an untrained model predicts.
+    """
 
     name: Name
     actions: Annotated[tuple[Name, ...], Meta(min_length=1)]
     weight: float = 1.0
+    prior: Annotated[float, Meta(gt=0, lt=1)] = 0.5
 
 
 class StreamingConfig(Section, frozen=True, kw_only=True):

@@ -62,6 +62,7 @@ class Learner:
         dims = {table.name: table.dim for table in config.parameter_server.tables}
         dim = dims[config.features.slots[0].table]
         self.model = MMoE(config.model, config.features, len(config.tasks), dim)
+        self.model.start_from([task.prior for task in config.tasks])
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
         self._collator = Collator(config.features)
         self._puller = puller

@@ -47,6 +47,16 @@ def test_every_task_first_sees_the_mean_of_the_experts():
     assert all(not gate.weight.any() for gate in made().gates)
 
 
+def test_an_untrained_model_predicts_about_the_prior():
+    model = made()
+    model.start_from([0.4, 0.02])
+    requests = [Request(np.random.default_rng(4), 5)]
+    batch = Collator(FEATURES).collate([r.features() for r in requests], [5])
+    vectors = {table: torch.zeros(len(ids), DIM) for table, ids in batch.ids.items()}
+    predicted = torch.sigmoid(model(batch, vectors)).mean(dim=0)
+    torch.testing.assert_close(predicted, torch.tensor([0.4, 0.02]), rtol=0.35, atol=0)
+
+
 def test_a_loss_counts_only_what_the_mask_speaks_for():
     rng = torch.Generator().manual_seed(1)
     logits = torch.randn(7, 2, generator=rng)
