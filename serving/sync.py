@@ -96,7 +96,7 @@ class Synchroniser:
         self._since: list[tuple[int, int] | None] = [None] * shards
         self._dense_version = 0
         self._traces = Traces(shards)
-        self._ready_at: int | None = None
+        self._ready = False
         self._sparse_due = self._dense_due = monotonic()
         self.state = SyncState()
         self._stop = threading.Event()
@@ -105,7 +105,7 @@ class Synchroniser:
     @property
     def ready(self) -> bool:
         """Whether a first snapshot of every shard is served."""
-        return self._ready_at is not None
+        return self._ready
 
     def start(self) -> None:
         """Begin the rounds."""
@@ -208,8 +208,9 @@ class Synchroniser:
             _CLOCK.labels(str(delta.shard)).set(delta.to_clock)
             _ROWS.inc(delta.rows)
         learned = self._traces.learned(deltas)
-        if self._ready_at is None:
-            self._ready_at = now
-            _log.info("a first snapshot of %d shards is served", len(deltas))
-        # what was complete before there was a replica was not kept waiting by it
-        self._freshness.observe(learned[learned >= self._ready_at], now)
+        if self._ready:
+            self._freshness.observe(learned, now)
+            return
+        # what had been learned before there was a replica was not kept waiting by it
+        self._ready = True
+        _log.info("a first snapshot of %d shards is served", len(deltas))
