@@ -30,7 +30,7 @@ def pack(vectors: F32, rows: ReplicaRows) -> F32:
         return vectors
     count, dim = vectors.shape
     packed = np.zeros((count, packed_width(dim, rows)), np.float32)
-    raw = packed.view(np.uint8).reshape(count, -1)
+    raw = packed.view(np.uint8).reshape(count, _WORD * packed.shape[1])
     if rows == "fp16":
         limit = np.finfo(np.float16).max
         halves = np.clip(vectors, -limit, limit).astype("<f2")
@@ -48,7 +48,7 @@ def unpack(packed: F32, dim: int, rows: ReplicaRows) -> F32:
     """The vectors (n, dim) of packed rows."""
     if rows == "fp32":
         return packed
-    raw = np.ascontiguousarray(packed).view(np.uint8).reshape(len(packed), -1)
+    raw = np.ascontiguousarray(packed).view(np.uint8).reshape(len(packed), _WORD * packed.shape[1])
     if rows == "fp16":
         halves: F32 = np.ascontiguousarray(raw[:, : 2 * dim]).view("<f2").astype(np.float32)
         return halves

@@ -47,6 +47,11 @@ class DeltaStream:
             yield chunk
 
     @property
+    def open(self) -> bool:
+        """Whether what is pushed now may still become part of it."""
+        return self._end is None
+
+    @property
     def trailer(self) -> Delta:
         """The delta without its chunks; only after all of them were read."""
         assert self._end is not None, "a stream ends after its chunks"  # noqa: S101
