@@ -76,6 +76,10 @@ class ParameterClient:
         """How many shards there are."""
         return len(self._connections)
 
+    def shard_of(self, wanted: int) -> int:
+        """Which shard holds id `wanted`."""
+        return int(shard_of(np.array([wanted], np.uint64), self.shards)[0])
+
     def pull(self, table: str, ids: U64) -> F32:
         """The vector of each id of `ids` uint64 (n,), repeats allowed; float32 (n, dim). Creates no row."""
         dim = self._dim(table)
@@ -245,7 +249,7 @@ class ParameterClient:
     def why(self, table: str, wanted: int) -> messages.RowIs:
         """All that the shard that holds it knows of id `wanted`."""
         self._dim(table)
-        shard = int(shard_of(np.array([wanted], np.uint64), self.shards)[0])
+        shard = self.shard_of(wanted)
         return self._act(shard, messages.Why(shard, self.shards, table, wanted), messages.RowIs)
 
     def health(self, shard: int) -> messages.Healthy:
