@@ -6,12 +6,12 @@ they are of (by a random number of its own) and their place in it; the seal cove
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from crc32c import crc32c
 
 from parameter_server.errors import DeltaError
 from schema.records import F32, I64, U64
@@ -129,19 +129,19 @@ def sealed(span: Span, table: str, sequence: int, part: Changes) -> Chunk:
 
 def _checksum(span: Span, table: str, sequence: int, part: Changes) -> int:
     place = f"{span.start}{table}/{sequence}/{len(part.ids)}/{len(part.removed)}"
-    crc = zlib.crc32(place.encode())
+    crc = crc32c(place.encode())
     for column in part:
-        crc = zlib.crc32(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, crc)
+        crc = crc32c(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, crc)
     return crc
 
 
 def seal_of(delta: Delta, checksums: Sequence[int]) -> int:
     """The checksum over all of `delta` and the checksums of its chunks."""
-    crc = zlib.crc32(f"{delta.span}{sorted(delta.steps.items())}/{delta.count}".encode())
+    crc = crc32c(f"{delta.span}{sorted(delta.steps.items())}/{delta.count}".encode())
     for trace in delta.traces:
-        crc = zlib.crc32(f"{trace.clock}/{trace.trainer}/{trace.step}".encode(), crc)
-        crc = zlib.crc32(trace.completed_at.tobytes(), crc)
-    return zlib.crc32(np.array(checksums, "<u4").tobytes(), crc)
+        crc = crc32c(f"{trace.clock}/{trace.trainer}/{trace.step}".encode(), crc)
+        crc = crc32c(trace.completed_at.tobytes(), crc)
+    return crc32c(np.array(checksums, "<u4").tobytes(), crc)
 
 
 def verify(delta: Delta, widths: Mapping[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Makes checkpoints for the shards of a configuration out of those of another deployment, which is stopped."""
+"""Makes checkpoints for the shards of a configuration out of those of another deployment that is stopped."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def reroute(settings: ParameterServerConfig, sources: Sequence[Path], run_dir: P
     for shard in shards:
         if checkpoint.found(folder_of(run_dir, shard)):
             raise CheckpointError(
-                f"{folder_of(run_dir, shard)}: has checkpoints; legal is a folder without, so that none is lost"
+                f"{folder_of(run_dir, shard)}: has checkpoints; legal is a folder without any"
             )
     return [_made(settings, shard, complete[max(complete)], run_dir) for shard in shards]
 

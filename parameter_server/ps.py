@@ -202,7 +202,7 @@ def restore(
     config: ConfigOption = LOCAL,
     as_json: JsonOption = False,
 ) -> None:
-    """Return running shards to a checkpoint; or, with --from, make the checkpoints for shards to start from."""
+    """Return running shards to a checkpoint; or, with --from, make the checkpoints that shards start from."""
     loaded = load_config(config)
     if bool(name) == bool(sources):
         raise ConfigError("restore: legal is either a NAME or --from DIR (once for each shard's folder)")

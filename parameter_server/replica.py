@@ -16,6 +16,7 @@ import numpy as np
 from parameter_server.delta import Chunk, Delta, verify
 from parameter_server.errors import DeltaError, InvalidRequest
 from parameter_server.locks import ReadWriteLock
+from parameter_server.overlay import Overlay
 from parameter_server.replica_table import ReplicaTable
 from parameter_server.router import shard_of
 from parameter_server.store import RowStore, checked_ids, distinct
@@ -81,7 +82,8 @@ class ReplicaTables:
             raise DeltaError(f"delta of shard {delta.shard}; legal is below {len(self._positions)}")
         verify(delta, self._widths)
         for chunk in delta.chunks:
-            if len(distinct(chunk.ids)[0]) < len(chunk.ids):
+            # an overlay notices by itself
+            if delta.full and len(distinct(chunk.ids)[0]) < len(chunk.ids):
                 raise DeltaError(f"delta of shard {delta.shard}: chunk {chunk.sequence} has an id twice")
             if len(self._positions) > 1:
                 self._check_owner(delta.shard, chunk)
@@ -106,7 +108,7 @@ class ReplicaTables:
         chunks: Mapping[str, Sequence[Chunk]],
         commit: Callable[[], None] | None,
     ) -> None:
-        overlays = {name: self._tables[name].overlay_of(part) for name, part in chunks.items() if part}
+        overlays = {name: Overlay(part) for name, part in chunks.items() if part}
 
         def show() -> None:
             for name, overlay in overlays.items():
@@ -114,11 +116,9 @@ class ReplicaTables:
 
         self._turn(deltas, show, commit)
         for name, overlay in overlays.items():
-            steps = self._tables[name].merge(overlay, _ROWS_A_STEP)
-            more = True
-            while more:
+            for change in self._tables[name].merge(overlay, _ROWS_A_STEP):
                 with self._lock.writing():
-                    more = next(steps, steps) is None
+                    change()
             with self._lock.writing():
                 self._tables[name].overlay = None
 

@@ -6,7 +6,8 @@ one assignment, of its overlay; the rows beneath are then replaced bit by bit, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -15,13 +16,14 @@ import numpy as np
 from parameter_server import packing
 from parameter_server.delta import Chunk
 from parameter_server.digests import digest_rows
-from parameter_server.kernels import rows as kernels
+from parameter_server.kernels import overlay as kernels
+from parameter_server.kernels import rows as row_kernels
+from parameter_server.overlay import Overlay
 from parameter_server.store import RowStore
 from schema.config import ReplicaRows, TableConfig
 from schema.records import F32, I64, U64
 
 _PRESENT: Final = 1
-_REMOVED: Final = 2
 _SMALLEST: Final = 16
 
 
@@ -38,7 +40,7 @@ class ReplicaTable:
         self.form = form
         self.width = packing.packed_width(config.dim, form)
         self.base = self._store(config.capacity)
-        self.overlay: RowStore | None = None
+        self.overlay: Overlay | None = None
 
     def _store(self, capacity: int) -> RowStore:
         config = msgspec.structs.replace(self.config, dim=self.width, capacity=max(capacity, _SMALLEST))
@@ -49,10 +51,10 @@ class ReplicaTable:
         vectors = self.base.lookup(ids) if self.form == "fp32" else self._resolved(ids, self.base)
         overlay = self.overlay
         if overlay is not None:
-            hidden = overlay.find(ids)
-            places = np.flatnonzero(hidden >= 0)
-            if len(places):
-                vectors[places] = self._overlaid(ids[places], hidden[places], overlay)
+            changes = overlay.find(ids)
+            hidden = np.flatnonzero(changes >= 0)
+            if len(hidden):
+                vectors[hidden] = self._overlaid(ids[hidden], overlay.origins[changes[hidden]], overlay)
         return vectors
 
     def _resolved(self, ids: U64, store: RowStore) -> F32:
@@ -62,38 +64,43 @@ class ReplicaTable:
         self._first(ids, absent, vectors)
         return vectors
 
-    def _overlaid(self, ids: U64, rows: I64, overlay: RowStore) -> F32:
-        vectors = packing.unpack(overlay.columns.vectors[rows], self.config.dim, self.form)
-        self._first(ids, np.flatnonzero(overlay.columns.versions[rows] == _REMOVED), vectors)
+    def _overlaid(self, ids: U64, origins: I64, overlay: Overlay) -> F32:
+        vectors = np.empty((len(ids), self.config.dim), np.float32)
+        present = origins >= 0
+        vectors[present] = packing.unpack(overlay.vectors[origins[present]], self.config.dim, self.form)
+        self._first(ids, np.flatnonzero(~present), vectors)
         return vectors
 
     def _first(self, ids: U64, places: I64, out: F32) -> None:
         if len(places):
-            kernels.first_vectors(ids[places], self.config.seed, self.config.init_scale, places, out)
+            row_kernels.first_vectors(ids[places], self.config.seed, self.config.init_scale, places, out)
 
-    def overlay_of(self, chunks: Sequence[Chunk]) -> RowStore:
-        """What `chunks`, in order, change, to be assigned to `overlay`."""
-        store = self._store(sum(len(chunk.ids) + len(chunk.removed) for chunk in chunks))
-        for chunk in chunks:
-            if len(chunk.removed):
-                rows, _ = store.find_or_create(np.unique(chunk.removed), _REMOVED)
-                store.columns.versions[rows] = _REMOVED
-            if len(chunk.ids):
-                store.upsert(chunk.ids, chunk.vectors, _PRESENT)
-        return store
+    def merge(self, overlay: Overlay, rows_a_step: int) -> Iterator[Callable[[], None]]:
+        """Bring `overlay`, which hides what happens, into the rows beneath.
 
-    def merge(self, overlay: RowStore, rows_a_step: int) -> Iterator[None]:
-        """Bring `overlay` into the rows beneath, some rows with each step."""
-        rows = overlay.live()
-        for start in range(0, len(rows), rows_a_step):
-            part = rows[start : start + rows_a_step]
-            present = overlay.columns.versions[part] == _PRESENT
-            kept, gone = part[present], part[~present]
-            if len(gone):
-                self.base.remove(overlay.columns.ids[gone])
-            if len(kept):
-                self.base.upsert(overlay.columns.ids[kept], overlay.columns.vectors[kept], _PRESENT)
-            yield
+        Writing over hidden rows needs no lock and is done at once. Adding and removing rows does: that is
+        what the functions do which this yields.
+        """
+        changes = overlay.last_changes()
+        ids = overlay.ids[changes]
+        origins = overlay.origins[changes]
+        rows = self.base.find(ids)
+        kept = np.flatnonzero((rows >= 0) & (origins >= 0))
+        if len(kept):
+            kernels.copy_rows(overlay.vectors, origins[kept], self.base.columns.vectors, rows[kept])
+        for where in (
+            np.flatnonzero((rows >= 0) & (origins < 0)),
+            np.flatnonzero((rows < 0) & (origins >= 0)),
+        ):
+            for start in range(0, len(where), rows_a_step):
+                part = where[start : start + rows_a_step]
+                yield partial(self._change, ids[part], origins[part], overlay)
+
+    def _change(self, ids: U64, origins: I64, overlay: Overlay) -> None:
+        if origins[0] < 0:
+            self.base.remove(ids)
+        else:
+            self.base.upsert(ids, overlay.vectors[origins], _PRESENT)
 
     def replaced(self, keep: I64, chunks: Sequence[Chunk]) -> RowStore:
         """New rows: those of `base` at `keep`, and then what `chunks` change."""

@@ -23,7 +23,8 @@ from schema.records import I64, U64
 Arrays = dict[str, NDArray[Any]]
 """Columns of some rows by name, equally long; "ids" and "versions" are among them."""
 
-_MOST_PASSES: Final = 6
+_MOST_PASSES: Final = 4
+_FEW: Final = 4096
 
 
 class Part(NamedTuple):
@@ -134,7 +135,7 @@ class Sweep:
                 now = self._source.clock()
                 if first:
                     since = now if self._since is None else self._since
-                if not (first and self._since is None) and self._source.recent.since(since) is not None:
+                if not (first and self._since is None) and self._few_since(since):
                     break
                 removed = self._removed(since)
             yield from self._cut_removed(removed)
@@ -143,6 +144,13 @@ class Sweep:
                 yield from self._pass(name, table, table.newer(scanned_from), now)
             since = now
         yield from self._last(since)
+
+    def _few_since(self, clock: int) -> bool:
+        """Whether so few rows have changed that no one minds if they are copied under the lock."""
+        changed = self._source.recent.since(clock)
+        if changed is None:
+            return False
+        return sum(len(ids) for parts in changed.values() for ids in parts) <= _FEW
 
     def _removed(self, since: int) -> dict[str, U64]:
         removed = {}
