@@ -15,10 +15,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-
 from harness import Benchmark
+
 from parameter_server.checkpoint import Checkpoints
 from parameter_server.locks import ReadWriteLock
 from parameter_server.shard import Shard
@@ -57,7 +58,7 @@ class Trainer:
         self.pushes: list[tuple[float, float]] = []
         self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self) -> Trainer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -134,7 +135,8 @@ def quiet(bench: Benchmark, shard: Shard, rows: int, folder: Path) -> Checkpoint
         dirty(shard, rows, next(numbers))
         start = time.perf_counter()
         saved = last[0].save(shard)
-        assert saved.incremental
+        if not saved.incremental:
+            raise RuntimeError(f"{saved.path} is of everything; fewer rows should have changed")
         return time.perf_counter() - start
 
     results = bench.alternate({"full_seconds": full, "incremental_seconds": incremental}, ROUNDS)

@@ -10,8 +10,8 @@ import threading
 import time
 
 import numpy as np
-
 from harness import Benchmark
+
 from parameter_server.delta import Delta
 from parameter_server.kernels import rows as kernels
 from parameter_server.replica import ReplicaTables

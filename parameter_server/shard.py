@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from parameter_server.delta import Delta, ShardState, Span, Trace
 from parameter_server.dense import DenseStore
-from parameter_server.errors import CheckpointError, InvalidRequest
+from parameter_server.errors import CheckpointError, InvalidRequest, TrimmedError
 from parameter_server.image import Marks, Saving, ShardImage
 from parameter_server.locks import ReadWriteLock
 from parameter_server.stream import DeltaStream
@@ -164,6 +164,8 @@ class Shard:
         stream = DeltaStream(start, self.config)
 
         def finish(clock: int) -> None:
+            if self.epoch != start.epoch:
+                raise TrimmedError(f"the shard was restored meanwhile: epoch {start.epoch} is over")
             traces = tuple(trace for trace in self._traces if trace.clock > start.from_clock)
             stream.end(clock, self._steps, traces)
 
