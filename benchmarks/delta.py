@@ -22,6 +22,8 @@ DIM = 16
 FILL = 200_000
 ROUNDS = 7
 DIRTY = 0.01
+APPLIED = 40
+"""Deltas a round of lookups."""
 LOOKUP = 1000
 """Ids a lookup: a feed's candidates with a few features each."""
 
@@ -144,18 +146,12 @@ def latency(bench: Benchmark, world: World) -> None:
     for number in range(ROUNDS):
         looked = {True: [], False: []}
         stop.clear()
-        deltas = []
-        for _ in range(3):
-            world.change()
-            deltas.append(world.delta())
-            world.replica.apply([deltas[-1]])
         reader = threading.Thread(target=look)
         reader.start()
-        for _ in range(10):
-            time.sleep(0.1)
+        for _ in range(APPLIED):
             world.change()
             delta = world.delta()
-            time.sleep(0.1)
+            time.sleep(0.05)
             applying.set()
             world.replica.apply([delta])
             applying.clear()

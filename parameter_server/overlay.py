@@ -57,11 +57,16 @@ class Overlay:
         kernels.places(self._heads, self.ids, wanted, found)
         return found
 
-    def last_changes(self) -> I64:
-        """The places in `ids` of the last change of each id, ascending."""
-        if len(self.ids) == 0:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(self.find(self.ids) == np.arange(len(self.ids)))
+    def copy_into(self, target: F32, rows: I64) -> I64:
+        """Write the last change of each id that has a row, at `rows` (n,), to that row of `target`.
+
+        Returns the places in `ids` of the last changes that are left: those that add or remove a row.
+        """
+        rest = np.empty(len(self.ids), np.int64)
+        if not len(self.vectors):
+            self.vectors = np.empty((0, target.shape[1]), np.float32)
+        count = kernels.copy_last(self._heads, self.ids, self.origins, self.vectors, rows, target, rest)
+        return rest[:count]
 
 
 def _joined(parts: Sequence[np.ndarray], nothing: np.ndarray) -> np.ndarray:

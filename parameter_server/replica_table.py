@@ -16,8 +16,7 @@ import numpy as np
 from parameter_server import packing
 from parameter_server.delta import Chunk
 from parameter_server.digests import digest_rows
-from parameter_server.kernels import overlay as kernels
-from parameter_server.kernels import rows as row_kernels
+from parameter_server.kernels import rows as kernels
 from parameter_server.overlay import Overlay
 from parameter_server.store import RowStore
 from schema.config import ReplicaRows, TableConfig
@@ -73,7 +72,7 @@ class ReplicaTable:
 
     def _first(self, ids: U64, places: I64, out: F32) -> None:
         if len(places):
-            row_kernels.first_vectors(ids[places], self.config.seed, self.config.init_scale, places, out)
+            kernels.first_vectors(ids[places], self.config.seed, self.config.init_scale, places, out)
 
     def merge(self, overlay: Overlay, rows_a_step: int) -> Iterator[Callable[[], None]]:
         """Bring `overlay`, which hides what happens, into the rows beneath.
@@ -81,20 +80,12 @@ class ReplicaTable:
         Writing over hidden rows needs no lock and is done at once. Adding and removing rows does: that is
         what the functions do which this yields.
         """
-        changes = overlay.last_changes()
-        ids = overlay.ids[changes]
-        origins = overlay.origins[changes]
-        rows = self.base.find(ids)
-        kept = np.flatnonzero((rows >= 0) & (origins >= 0))
-        if len(kept):
-            kernels.copy_rows(overlay.vectors, origins[kept], self.base.columns.vectors, rows[kept])
-        for where in (
-            np.flatnonzero((rows >= 0) & (origins < 0)),
-            np.flatnonzero((rows < 0) & (origins >= 0)),
-        ):
+        rest = overlay.copy_into(self.base.columns.vectors, self.base.find(overlay.ids))
+        removals = overlay.origins[rest] < 0
+        for where in (rest[removals], rest[~removals]):
             for start in range(0, len(where), rows_a_step):
                 part = where[start : start + rows_a_step]
-                yield partial(self._change, ids[part], origins[part], overlay)
+                yield partial(self._change, overlay.ids[part], overlay.origins[part], overlay)
 
     def _change(self, ids: U64, origins: I64, overlay: Overlay) -> None:
         if origins[0] < 0:

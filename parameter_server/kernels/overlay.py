@@ -1,5 +1,6 @@
 """Loops over a round's rows on their way into a replica: a hash of them, lookups in it, copying them over."""
 
+# ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
 from __future__ import annotations
 
 from typing import Any, Final
@@ -59,16 +60,39 @@ def places(heads: Any, ids: Any, wanted: Any, out: Any) -> None:
         out[i] = heads[cell]
 
 
-@kernel(VOID(F32_MATRIX_IN, I64_IN, F32_MATRIX_OUT, I64_IN))
-def copy_rows(source: Any, origins: Any, target: Any, rows: Any) -> None:
-    """Write source[origins[i]] to target[rows[i]] for each i."""
+@kernel(I64(I64_IN, U64_IN, I64_IN, F32_MATRIX_IN, I64_IN, F32_MATRIX_OUT, I64_OUT))
+def copy_last(heads: Any, ids: Any, origins: Any, source: Any, rows: Any, target: Any, rest: Any) -> Any:
+    """Write the last change of each id that has a row in `target` to it; which changes are left to do.
+
+    Args:
+        heads: the hash of `ids`.
+        ids: uint64 (n,), an id as often as it changes.
+        origins: int64 (n,): where in `source` the change's row is; -1 for a removal.
+        source: float32 (m, width).
+        rows: int64 (n,): where in `target` the id's row is; -1 for none.
+        target: float32 (k, width).
+        rest: out, int64 (n,): the last changes that add or remove a row, ascending.
+
+    Returns:
+        How many are in `rest`.
+    """
     flat = target.reshape(-1)
     dim = target.shape[1]
-    for start in range(0, len(rows), GROUP):
-        stop = min(start + GROUP, len(rows))
+    mask = np.uint64(len(heads) - 1)
+    count = np.int64(0)
+    for start in range(0, len(ids), GROUP):
+        stop = min(start + GROUP, len(ids))
         for i in range(start, stop):
             for j in range(0, dim, _LINE):
-                prefetch(flat, rows[i] * dim + j)
+                prefetch(flat, max(rows[i], 0) * dim + j)
         for i in range(start, stop):
-            for j in range(dim):
-                target[rows[i], j] = source[origins[i], j]
+            cell = np.int64(mix64(ids[i]) & mask)
+            while ids[heads[cell]] != ids[i]:
+                cell = np.int64(np.uint64(cell + 1) & mask)
+            if heads[cell] == i and rows[i] >= 0 and origins[i] >= 0:
+                for j in range(dim):
+                    target[rows[i], j] = source[origins[i], j]
+            elif heads[cell] == i and (rows[i] >= 0) != (origins[i] >= 0):
+                rest[count] = i
+                count += 1
+    return count

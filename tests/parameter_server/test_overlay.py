@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from parameter_server.delta import Changes, Chunk, Span, sealed
 from parameter_server.errors import DeltaError
-from parameter_server.kernels.overlay import copy_rows
 from parameter_server.overlay import Overlay
 from parameter_server.packing import pack
 from parameter_server.replica_table import ReplicaTable
@@ -49,7 +48,15 @@ def test_it_finds_the_last_change_of_each_id(changes: list[tuple[list[int], list
             origin = overlay.origins[place]
             value = None if origin < 0 else overlay.vectors[origin][0]
             assert value == expected[wanted]
-    assert sorted(overlay.ids[overlay.last_changes()].tolist()) == sorted(expected)
+    target = np.zeros((40, SMALL.dim), np.float32)
+    rows = np.where(overlay.ids < 20, overlay.ids, -1).astype(np.int64)  # half of the ids have a row
+    left = overlay.copy_into(target, rows)
+    kept = {i: value for i, value in expected.items() if i < 20 and value is not None}
+    assert {i: target[i].tolist() for i in kept} == {i: [v] * SMALL.dim for i, v in kept.items()}
+    assert not np.delete(target, list(kept), axis=0).any()
+    assert sorted(overlay.ids[left].tolist()) == sorted(
+        i for i, value in expected.items() if (i < 20) != (value is not None)
+    )
 
 
 @given(CHUNKS, CHUNKS, st.sampled_from(["fp32", "fp16"]))
@@ -96,15 +103,3 @@ def test_an_id_twice_in_one_chunk_is_refused() -> None:
     chunk = sealed(SPAN, "embedding", 5, Changes(u64([1, 2, 1]), vectors, u64([])))
     with pytest.raises(DeltaError, match="chunk 5 has an id twice: 1"):
         Overlay([chunk])
-
-
-def test_rows_are_copied_to_where_they_belong() -> None:
-    rng = np.random.default_rng(0)
-    for count, width in ((0, 4), (1, 1), (37, 5), (200, 40)):
-        source = rng.normal(size=(300, width)).astype(np.float32)
-        target = rng.normal(size=(500, width)).astype(np.float32)
-        origins, rows = rng.integers(0, 300, count), rng.permutation(500)[:count]
-        expected = target.copy()
-        expected[rows] = source[origins]
-        copy_rows(source, origins, target, rows)
-        assert np.array_equal(target, expected)
