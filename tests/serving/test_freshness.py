@@ -64,7 +64,11 @@ def test_steps_pushed_again_to_a_restored_shard_count_as_new():
 
 def test_the_steps_of_two_trainers_are_counted_apart():
     traces = Traces(1)
-    both = (Trace(1, "a", 3, np.array([30])), Trace(2, "b", 3, np.array([31])), Trace(3, "b", 9, np.array([90])))
+    both = (
+        Trace(1, "a", 3, np.array([30])),
+        Trace(2, "b", 3, np.array([31])),
+        Trace(3, "b", 9, np.array([90])),
+    )
     found = traces.learned([Delta(Span(0, 1, 0, 9, full=False), {"a": 3, "b": 3}, both, 0, ())])
     assert found.tolist() == [30, 31]
 
