@@ -36,6 +36,11 @@ class RowStore:
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def index_bytes(self) -> int:
+        """How many bytes the index takes."""
+        return self._index.slots.nbytes
+
     def lookup(self, ids: U64) -> F32:
         """The vector of each id (n,), shape (n, dim); creates nothing."""
         out = np.empty((len(ids), self.config.dim), np.float32)
@@ -106,9 +111,8 @@ class RowStore:
     def newer(self, clock: int) -> I64:
         """The rows with a version above `clock`, ascending."""
         versions = self.columns.versions[: self._used]
-        rows = np.empty(kernels.count_newer(versions, clock), np.int64)
-        kernels.newer_rows(versions, clock, rows)
-        return rows
+        rows = np.empty(len(versions), np.int64)  # memory that is not written costs nothing
+        return rows[: kernels.newer_rows(versions, clock, rows)].copy()
 
     def live(self) -> I64:
         """All rows in use, ascending."""

@@ -6,19 +6,22 @@ that a push over several tables happens wholly or not at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parameter_server.columns import Columns
+from parameter_server.digests import digest_vectors
 from parameter_server.errors import InvalidRequest
 from parameter_server.kernels import batches
 from parameter_server.kernels import rows as kernels
 from parameter_server.store import RowStore, checked_ids, checked_rows, distinct
+from parameter_server.sweep import Arrays
 from parameter_server.tombstones import TombstoneLog
-from schema.config import TableConfig
-from schema.records import F32, U64
+from schema.config import ReplicaRows, TableConfig
+from schema.records import F32, I64, U64
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +122,52 @@ class Table:
         self.tombstones.add(removed, clock)
         return len(removed)
 
-    def changed(self, clock: int) -> Columns:
-        """A copy of the rows with a version above `clock`; of all rows for clock 0."""
-        return self._rows.columns.taken(self._rows.newer(clock))
+    def newer(self, clock: int) -> I64:
+        """The rows with a version above `clock`, all rows for clock 0; needs no lock."""
+        return self._rows.newer(clock)
 
-    def load(self, saved: Columns) -> None:
-        """Fill this empty table with the rows that `changed(0)` returned."""
-        rows, _ = self._rows.find_or_create(saved.ids, 1)
-        for name in ("vectors", "versions", "accumulators", "last_use"):
-            getattr(self._rows.columns, name)[rows] = getattr(saved, name)
+    def found(self, ids: U64) -> I64:
+        """The distinct rows of those of `ids` (n,) that have one."""
+        rows = self._rows.find(ids)
+        return np.unique(rows[rows >= 0])
 
-    def digest(self) -> int:
-        """The order-independent digest of all ids and vector bits, in [0, 2**64)."""
-        return self._rows.digest()
+    def removed_since(self, clock: int) -> U64 | None:
+        """The ids removed after `clock`; None where that is no longer known."""
+        return None if clock < self.tombstones.trimmed else self.tombstones.since(clock)
+
+    def copied(self, rows: I64, names: Sequence[str]) -> Arrays:
+        """Copies of ids, the columns `names` and versions of `rows`; needs no lock.
+
+        Versions are read last: a row that a push changes meanwhile shows it by its version.
+        """
+        columns = self._rows.columns
+        order = dict.fromkeys(["ids", *names])
+        order.pop("versions", None)
+        return {name: getattr(columns, name)[rows] for name in [*order, "versions"]}
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its columns and index take."""
+        columns = self._rows.columns
+        return self._rows.index_bytes + sum(int(getattr(columns, n).nbytes) for n in self.column_names)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of all columns: what a checkpoint has to keep."""
+        return tuple(Columns.__slots__)
+
+    def restore(self, removed: U64, saved: Arrays) -> None:
+        """Drop the rows of `removed`, without tombstones, then take over those that `copied` copied."""
+        self._rows.remove(removed)
+        ids = saved["ids"]
+        rows, _ = self._rows.find_or_create(ids, 1)
+        for name in self.column_names:
+            getattr(self._rows.columns, name)[rows] = saved[name]
+
+    def digest(self, packed: ReplicaRows) -> int:
+        """The order-independent digest of all ids and vector bits as replicas hold them, in [0, 2**64)."""
+        columns = self._rows.columns
+        return digest_vectors(columns.ids, columns.vectors, self._rows.live(), packed)
 
     def check_integrity(self) -> None:
         """Check that index, columns and free rows agree; AssertionError if not."""

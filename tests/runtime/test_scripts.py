@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 _SCRIPTS = Path("scripts").resolve()
-_WRAPPERS = ["bench", "demo", "kafka", "launch", "lint", "lock", "replay", "simulate", "test"]
+_WRAPPERS = ["bench", "demo", "kafka", "launch", "lint", "lock", "ps", "replay", "simulate", "test"]
 
 
 def bash(command, cwd=None, **env):
@@ -62,6 +62,7 @@ def test_no_script_is_without_a_test():
         ("demo --seconds 60", "-m demo --seconds 60"),
         ("launch configs/local.yaml --only 'a b'", "-m runtime.launch configs/local.yaml --only a b"),
         ("kafka status --data x", "-m runtime.kafka_cli status --data x"),
+        ("ps why 3:9 --json", "-m parameter_server.ps why 3:9 --json"),
         ("replay --speed max", "-m simulation.replay --speed max"),
         ("simulate", "-m simulation.simulate"),
         ("test --slow tests/x.py", "-m pytest --slow tests/x.py"),
