@@ -8,7 +8,8 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from streaming.job import Job, wall_ms
+from streaming.clocks import wall_ms
+from streaming.job import Job
 
 
 class JoinerMetrics(Collector):
@@ -29,7 +30,10 @@ class JoinerMetrics(Collector):
             records.add_metric([kind], getattr(counts, kind))
         yield records
         yield CounterMetricFamily("joiner_blocks", "Sample blocks emitted.", value=counts.blocks)
-        yield CounterMetricFamily("joiner_rows", "Training rows emitted.", value=counts.rows)
+        rows = CounterMetricFamily("joiner_rows", "Training rows emitted, by kind.", labels=["kind"])
+        for kind in ("close", "early", "late"):
+            rows.add_metric([kind], counts.rows[kind])
+        yield rows
         yield CounterMetricFamily("joiner_duplicates", "Records ignored as doubles.", value=counts.duplicates)
         yield CounterMetricFamily("joiner_ignored_actions", "Actions no task uses.", value=counts.ignored)
         letters = CounterMetricFamily("joiner_dead_letters", "Dead letters, by reason.", labels=["reason"])
@@ -41,7 +45,7 @@ class JoinerMetrics(Collector):
     def _gauges(self) -> Iterator[Metric]:
         partitions = list(self._job.partitions.values())
         opened = sum(p.join.open_requests for p in partitions)
-        pending = sum(p.join.pending_actions for p in partitions)
+        pending = sum(len(p.join.waiting) for p in partitions)
         unacked = sum(p.unacked for p in partitions)
         yield GaugeMetricFamily("joiner_open_requests", "Requests whose window is open.", value=opened)
         yield GaugeMetricFamily("joiner_pending_actions", "Actions without a feature log yet.", value=pending)
@@ -62,12 +66,14 @@ def report(job: Job, worker: int) -> dict[str, Any]:
     return {
         "worker": worker,
         "partitions": sorted(job.assigned or ()),
+        "recalling": sorted(p.number for p in partitions if p.join.held),
+        "store_behind": sorted(p.number for p in partitions if p.join.store_behind),
         "open_requests": sum(p.join.open_requests for p in partitions),
-        "pending_actions": sum(p.join.pending_actions for p in partitions),
+        "pending_actions": sum(len(p.join.waiting) for p in partitions),
         "feature_logs": counts.feature_logs,
         "actions": counts.actions,
         "blocks": counts.blocks,
-        "rows": counts.rows,
+        "rows": counts.rows.total(),
         "dead_letters": dict(counts.dead_letters.copy()),
         "duplicates": counts.duplicates,
         "watermarks": {str(p.number): p.clock.value for p in partitions if p.clock.value is not None},

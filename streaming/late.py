@@ -1,0 +1,66 @@
+"""Where closed requests are found again by later actions and by repeated feature logs.
+
+The interface, and a version in memory. Knows no disk.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Protocol
+
+from schema.records import FeatureLog
+from streaming.request import State
+
+
+class LateStoreError(Exception):
+    """The late store cannot be read or written. It is made anew; the log holds all that it held."""
+
+
+class LateStore(Protocol):
+    """Closed requests by id. Writes count once `flush` returns; a reader sees its own writes at once."""
+
+    def state(self, request_id: str) -> State | None:
+        """What was emitted of a request, None if it is not known."""
+
+    def log(self, request_id: str) -> FeatureLog | None:
+        """Its feature log, None if it is not kept."""
+
+    def put_state(self, request_id: str, state: State) -> None:
+        """Keep what was emitted of a request."""
+
+    def put_log(self, log: FeatureLog) -> None:
+        """Keep a feature log."""
+
+    def flush(self) -> None:
+        """Write what was put."""
+
+
+class MemoryStore:
+    """The last `limit` requests put, for telling repeated records from new ones where nothing is on disk."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._states: OrderedDict[str, State] = OrderedDict()
+        self._logs: dict[str, FeatureLog] = {}
+
+    def state(self, request_id: str) -> State | None:
+        """As the interface."""
+        return self._states.get(request_id)
+
+    def log(self, request_id: str) -> FeatureLog | None:
+        """As the interface."""
+        return self._logs.get(request_id)
+
+    def put_state(self, request_id: str, state: State) -> None:
+        """As the interface."""
+        self._states[request_id] = state
+        if len(self._states) > self._limit:
+            oldest, _ = self._states.popitem(last=False)
+            self._logs.pop(oldest, None)
+
+    def put_log(self, log: FeatureLog) -> None:
+        """As the interface."""
+        self._logs[log.request_id] = log
+
+    def flush(self) -> None:
+        """As the interface."""
