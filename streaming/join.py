@@ -11,9 +11,11 @@ import heapq
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
+
 from schema.records import FeatureLog
 from streaming.counts import Counts
-from streaming.late import LateStore
+from streaming.late import LateStore, LateStoreError, pack, unpack
 from streaming.request import NONE, Bits, Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler, draws
@@ -150,11 +152,13 @@ class Join:
         self._ticket += 1
         heapq.heappush(self._closing, (request.close_at, self._ticket, request))
         self.open_requests += 1
+        assert request.log is not None  # noqa: S101 - it came with it
+        packed, request.log = pack(request.log), None
         if self.open_requests > self._rules.open_limit:
-            assert request.log is not None  # noqa: S101 - it came with it
-            self._store.put_log(request.log)
-            request.log, request.stored = None, True
+            self._store.put_log(request.request_id, packed)
             self._counts.spilled += 1
+        else:
+            request.packed = packed
 
     def _try_again(self) -> None:
         for arrival in self.waiting.take_all():
@@ -178,8 +182,8 @@ class Join:
     def _find(self, request_id: str) -> Request | None:
         """The closed request of that id; None, too, for one whose log is still to be read again."""
         state = self._store.state(request_id)
-        log = None if state is None else self._store.log(request_id)
-        return None if state is None or log is None else Request.closed(log, state)
+        packed = None if state is None else self._store.log(request_id)
+        return None if state is None or packed is None else Request.closed(self._unpack(packed), state)
 
     def _attach(self, request: Request, arrival: Arrival) -> None:
         action = arrival.action
@@ -263,18 +267,24 @@ class Join:
         if request.open or request.in_flight:
             return
         del self._requests[request.request_id]
-        if not request.stored:
-            self._store.put_log(self._log_of(request))
+        if request.packed is not None:
+            self._store.put_log(request.request_id, request.packed)
         self._store.put_state(request.request_id, request.state())
         self.settled.append(request)
 
     def _log_of(self, request: Request) -> FeatureLog:
-        log = request.log or self._store.log(request.request_id)
-        if log is None:
-            raise MissingLog(
-                f"request {request.request_id!r}: its features are not in the late store any more"
-            )
-        return log
+        if request.log is not None:
+            return request.log
+        packed = request.packed or self._store.log(request.request_id)
+        if packed is None:
+            raise MissingLog(f"request {request.request_id!r}: its features are not in the late store any more")
+        return self._unpack(packed)
+
+    def _unpack(self, packed: bytes) -> FeatureLog:
+        try:
+            return unpack(packed)
+        except msgspec.DecodeError as error:
+            raise LateStoreError(f"a feature log: {error}") from error
 
     def _reject(self, arrival: Arrival, reason: str, detail: str) -> None:
         self.rejected.append(Rejected(arrival, reason, detail))

@@ -6,10 +6,18 @@ The interface, and a version in memory. Knows no disk.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol
+from typing import Final, Protocol
+
+import msgspec
 
 from schema.records import FeatureLog
 from streaming.request import State
+
+
+pack: Final = msgspec.msgpack.Encoder().encode
+"""A feature log as bytes, and (below) back."""
+
+unpack: Final = msgspec.msgpack.Decoder(FeatureLog).decode
 
 
 class LateStoreError(Exception):
@@ -22,13 +30,13 @@ class LateStore(Protocol):
     def state(self, request_id: str) -> State | None:
         """What was emitted of a request, None if it is not known."""
 
-    def log(self, request_id: str) -> FeatureLog | None:
-        """Its feature log, None if it is not kept."""
+    def log(self, request_id: str) -> bytes | None:
+        """Its feature log, packed, None if it is not kept."""
 
     def put_state(self, request_id: str, state: State) -> None:
         """Keep what was emitted of a request."""
 
-    def put_log(self, log: FeatureLog) -> None:
+    def put_log(self, request_id: str, packed: bytes) -> None:
         """Keep a feature log."""
 
     def flush(self) -> None:
@@ -41,13 +49,13 @@ class MemoryStore:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._states: OrderedDict[str, State] = OrderedDict()
-        self._logs: dict[str, FeatureLog] = {}
+        self._logs: dict[str, bytes] = {}
 
     def state(self, request_id: str) -> State | None:
         """As the interface."""
         return self._states.get(request_id)
 
-    def log(self, request_id: str) -> FeatureLog | None:
+    def log(self, request_id: str) -> bytes | None:
         """As the interface."""
         return self._logs.get(request_id)
 
@@ -58,9 +66,9 @@ class MemoryStore:
             oldest, _ = self._states.popitem(last=False)
             self._logs.pop(oldest, None)
 
-    def put_log(self, log: FeatureLog) -> None:
+    def put_log(self, request_id: str, packed: bytes) -> None:
         """As the interface."""
-        self._logs[log.request_id] = log
+        self._logs[request_id] = packed
 
     def flush(self) -> None:
         """As the interface."""

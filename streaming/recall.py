@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from schema.records import FeatureLog, SampleBlock
-from streaming.late import LateStore
+from streaming.late import LateStore, pack
 from streaming.request import State
 
 
@@ -42,5 +42,5 @@ def absorb_logs(store: LateStore, logs: Iterable[tuple[FeatureLog, int, int]]) -
             store.put_state(log.request_id, State(offset, index, log.event_time))
         elif (state.offset, state.index) != (offset, index):
             continue
-        store.put_log(log)
+        store.put_log(log.request_id, pack(log))
     store.flush()

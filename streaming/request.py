@@ -49,17 +49,19 @@ class Request:
         "offset",
         "open",
         "owes_log",
+        "packed",
         "request_id",
         "rows",
         "spoken",
-        "stored",
     )
 
     def __init__(self, log: FeatureLog, offset: int, index: int, *, close_at: int, mean: float) -> None:
         self.request_id = log.request_id
         self.event_time = log.event_time
         self.items = log.items
+        # once it has a place among thousands, its log is kept as bytes: a third of the memory
         self.log: FeatureLog | None = log
+        self.packed: bytes | None = None
         self.offset = offset
         self.index = index
         self.close_at = close_at
@@ -72,7 +74,6 @@ class Request:
         self.in_flight = 0
         self.open = True
         self.owes_log = True
-        self.stored = False
 
     @classmethod
     def closed(cls, log: FeatureLog, state: State) -> Request:
@@ -80,7 +81,6 @@ class Request:
         request = cls(log, state.offset, state.index, close_at=0, mean=state.mean)
         request.resume(state)
         request.open = request.owes_log = False
-        request.stored = True
         return request
 
     def __len__(self) -> int:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
-from schema.records import FeatureLog
 from streaming.late import LateStoreError
 from streaming.request import State
 
@@ -73,18 +72,18 @@ class RocksStore:
         state: State | None = self._get(b"s" + request_id.encode(), self._decode_state)
         return state
 
-    def log(self, request_id: str) -> FeatureLog | None:
+    def log(self, request_id: str) -> bytes | None:
         """As `late.LateStore`."""
-        log: FeatureLog | None = self._get(b"l" + request_id.encode(), self._decode_log)
-        return log
+        packed: bytes | None = self._get(b"l" + request_id.encode(), bytes)
+        return packed
 
     def put_state(self, request_id: str, state: State) -> None:
         """As `late.LateStore`."""
         self._put(b"s" + request_id.encode(), self._encode(state))
 
-    def put_log(self, log: FeatureLog) -> None:
+    def put_log(self, request_id: str, packed: bytes) -> None:
         """As `late.LateStore`."""
-        self._put(b"l" + log.request_id.encode(), self._encode(log))
+        self._put(b"l" + request_id.encode(), packed)
 
     def set_mark(self, low: int, mean: float | None) -> None:
         """State how far the store goes; with the next `flush`."""
@@ -120,7 +119,6 @@ class RocksStore:
     def _prepare(self, folder: Path) -> None:
         self._folder = folder
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode_log = msgspec.msgpack.Decoder(FeatureLog).decode
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._batch = WriteBatch(raw_mode=True)
 

@@ -9,7 +9,7 @@ from schema.config import StreamingConfig, TaskConfig
 from streaming.blocks import BlockMaker
 from streaming.counts import Counts
 from streaming.join import Emission, Join, MissingLog
-from streaming.late import MemoryStore
+from streaming.late import MemoryStore, pack
 from streaming.request import State
 from streaming.rules import Rules
 from streaming.waiting import Arrival
@@ -331,7 +331,7 @@ def test_actions_wait_for_a_store_that_is_behind(bench):
     bench.act("old", 5100)
     bench.join.advance(99_999)
     assert bench.reasons == []
-    bench.store.put_log(feature_log("old", 5000))
+    bench.store.put_log("old", pack(feature_log("old", 5000)))
     bench.store.put_state("old", State(1, 0, 5000, spoken={0: 0b11}))
     bench.join.caught_up()
     assert [rows_of(b) for b in bench.take()] == [{0: [[1, 0], [1, 0], [1, 0]]}]
