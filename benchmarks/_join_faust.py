@@ -41,8 +41,8 @@ def bare(app: faust.App, logs: Any, actions: Any, meter: Meter) -> None:
         async for _ in stream:
             meter.tick()
 
-    app.agent(logs)(read)
-    app.agent(actions)(read)
+    app.agent(logs, name="logs")(read)
+    app.agent(actions, name="actions")(read)
 
 
 def table(app: faust.App, logs: Any, actions: Any, meter: Meter, samples: str) -> None:
@@ -81,7 +81,9 @@ def sample(stored: bytes, action: Any) -> bytes:
     return TRAINING_SAMPLES.encode([block])
 
 
-async def run(side: str, bootstrap: str, logs: str, actions: str, samples: str, total: int, seconds: float) -> None:
+async def run(
+    side: str, bootstrap: str, logs: str, actions: str, samples: str, total: int, seconds: float
+) -> None:
     app = faust.App(
         f"bench-{side}-{time.time_ns()}",
         broker=f"kafka://{bootstrap}",

@@ -89,7 +89,9 @@ def traffic(requests: int) -> tuple[list[FeatureLog], list[ActionBatch]]:
     return logs, actions
 
 
-def produce(kafka: KafkaConfig, topic: TopicConfig, codec: Codec[Any], records: Sequence[Any], size: int) -> None:
+def produce(
+    kafka: KafkaConfig, topic: TopicConfig, codec: Codec[Any], records: Sequence[Any], size: int
+) -> None:
     """`records` in envelopes of `size`, and a heartbeat at the end of each partition."""
     out = producer(kafka, linger_ms=50, batch_size=256 << 10)
     waiting: dict[int, list[Any]] = {p: [] for p in range(topic.partitions)}
@@ -97,7 +99,12 @@ def produce(kafka: KafkaConfig, topic: TopicConfig, codec: Codec[Any], records: 
         partition = partition_of(record.user_id, topic.partitions)
         waiting[partition].append(record)
         if len(waiting[partition]) == size:
-            out.send(topic.name, codec.encode(waiting[partition]), key=user_key(record.user_id), partition=partition)
+            out.send(
+                topic.name,
+                codec.encode(waiting[partition]),
+                key=user_key(record.user_id),
+                partition=partition,
+            )
             waiting[partition] = []
     end = [Heartbeat(BASE + 10 * len(records) * STEP_MS + 100 * WINDOW_MS)]
     for partition, rest in waiting.items():
@@ -206,9 +213,7 @@ def partition(store: Any) -> Partition:
     rules = Rules.of(StreamingConfig(window_seconds=WINDOW_MS / 1000), tasks)
     sampler = Sampler(SamplingConfig(), rules.tasks)
     timing = Timing(1000, 10**9)
-    return Partition(
-        0, ("l", "a"), rules, timing, sampler=sampler, store=store, counts=Counts(), now=0
-    )
+    return Partition(0, ("l", "a"), rules, timing, sampler=sampler, store=store, counts=Counts(), now=0)
 
 
 def messages(logs: Sequence[FeatureLog]) -> Iterator[Message]:
@@ -280,7 +285,9 @@ def deliver(under_test: Partition) -> None:
 
 
 def main(
-    requests: Annotated[int, typer.Option(min=1000, help="requests, of 10 impressions and 6 actions each")] = 100_000,
+    requests: Annotated[
+        int, typer.Option(min=1000, help="requests, of 10 impressions and 6 actions each")
+    ] = 100_000,
     seconds: Annotated[float, typer.Option(min=1, help="each side reads for this long at most")] = 40.0,
     rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:

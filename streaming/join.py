@@ -277,7 +277,9 @@ class Join:
             return request.log
         packed = request.packed or self._store.log(request.request_id)
         if packed is None:
-            raise MissingLog(f"request {request.request_id!r}: its features are not in the late store any more")
+            raise MissingLog(
+                f"request {request.request_id!r}: its features are not in the late store any more"
+            )
         return self._unpack(packed)
 
     def _unpack(self, packed: bytes) -> FeatureLog:

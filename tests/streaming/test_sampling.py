@@ -127,7 +127,9 @@ class World:
             log = feature_log("r", 0, items=range(len(some)), scores=np.column_stack([some, some]).ravel())
             probabilities = chosen.probabilities(log, chosen.plan(log))
             pi += probabilities
-            kept += [d < p for d, p in zip(draws(0, seed * ROWS + start, 0, len(some)), probabilities, strict=True)]
+            kept += [
+                d < p for d, p in zip(draws(0, seed * ROWS + start, 0, len(some)), probabilities, strict=True)
+            ]
         self.pi = np.array(pi)
         self.kept = np.array(kept) | self.engaged
 
@@ -183,5 +185,7 @@ def test_the_correction_errs_less_than_inverse_weighting():
             "weighted": fit(x, y, weight=np.where(y, 1.0, 1 / pi)),
         }
         for name, beta in fits.items():
-            errors[name].append(np.mean((np.column_stack([np.ones(ROWS), world.x]) @ (beta - whole)) ** 2) ** 0.5)
+            errors[name].append(
+                np.mean((np.column_stack([np.ones(ROWS), world.x]) @ (beta - whole)) ** 2) ** 0.5
+            )
     assert np.mean(errors["corrected"]) < np.mean(errors["weighted"])

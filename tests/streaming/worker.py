@@ -124,6 +124,9 @@ class Feed:
     def actions(self, records: Sequence[ActionBatch], envelope: int = 8) -> None:
         self._send(self.topics.user_actions, USER_ACTIONS, records, envelope)
 
+    def samples(self, blocks: Sequence[SampleBlock]) -> None:
+        self._send(self.topics.training_samples, TRAINING_SAMPLES, blocks, 8)
+
     def heartbeat(self, event_time: int) -> None:
         for topic, codec in (
             (self.topics.feature_logs, FEATURE_LOGS),
