@@ -1,11 +1,13 @@
-"""The other sides of the join benchmark, as processes of their own: a Faust agent that only reads, and the
-textbook join on a Faust Table. Prints how many messages it handled, and in how many seconds.
+"""The other sides of the join benchmark: a Faust agent that only reads, and the textbook join on a Table.
+
+A process of its own. Prints how many messages it handled, and in how many seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 import time
@@ -82,7 +84,7 @@ def sample(stored: bytes, action: Any) -> bytes:
 
 
 async def run(
-    side: str, bootstrap: str, logs: str, actions: str, samples: str, total: int, seconds: float
+    *, side: str, bootstrap: str, logs: str, actions: str, samples: str, total: int, seconds: float
 ) -> None:
     app = faust.App(
         f"bench-{side}-{time.time_ns()}",
@@ -102,12 +104,10 @@ async def run(
         table(app, *topics, meter, samples)
     await app.start()
     deadline = time.monotonic() + seconds + 120
-    while meter.result is None and time.monotonic() < deadline:
+    while meter.result is None and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     sys.stdout.write(json.dumps(meter.result) + "\n")
     sys.stdout.flush()
-    import os
-
     os._exit(0 if meter.result else 1)  # nothing of it is needed any more
 
 

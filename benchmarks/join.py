@@ -1,6 +1,6 @@
 """The join against the textbook join on a Faust Table and a Faust agent that only reads, on one broker.
 
-Also its memory by open request and its late lookups. `--requests N` shrinks it, `--seconds S` bounds each side.
+Also its memory by open request and its late lookups. `--requests N` shrinks it.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ def measure_memory(count: int) -> float:
     before = peak_bytes()
     for offset, value in enumerate(values):
         under_test.receive(Side.FEATURES, Message(offset, BASE, value), 0)
-    assert under_test.join.open_requests == count
+    if under_test.join.open_requests != count:
+        raise RuntimeError(f"{under_test.join.open_requests} requests are open; legal is {count}")
     return (peak_bytes() - before) / sum(map(len, values))
 
 
@@ -265,16 +266,19 @@ def late_lookups(folder: Path, count: int) -> float:
     store = RocksStore(folder / "late", 3600)
     under_test = partition(store)
     batches = [
-        USER_ACTIONS.encode([ActionBatch(log.user_id, (Action(log.request_id, int(log.item_ids()[0]), "like", log.event_time),))
-                             for log in rng.sample(logs, 64)])
-        for _ in range(count // 64)
-    ]  # fmt: skip
+        USER_ACTIONS.encode([late_like(log) for log in rng.sample(logs, 64)]) for _ in range(count // 64)
+    ]
     began = time.perf_counter()
     for offset, value in enumerate(batches):
         under_test.receive(Side.ACTIONS, Message(offset, BASE, value), 0)
         deliver(under_test)
     store.flush()
     return 64 * len(batches) / (time.perf_counter() - began)
+
+
+def late_like(log: FeatureLog) -> ActionBatch:
+    """A like of the first item of `log`."""
+    return ActionBatch(log.user_id, (Action(log.request_id, int(log.item_ids()[0]), "like", log.event_time),))
 
 
 def deliver(under_test: Partition) -> None:

@@ -174,8 +174,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     positive takes back.
 
     `late_offset` is -1 but in a block that an action made after its request had closed: there it is the
-    offset of that action's message. `resolved_below`: every block of a lower source offset of the partition (of a
-    lower `late_offset`, in a late block) was emitted before this one, so a reader may forget them.
+    offset of that action's message. `resolved_below`: every block of a lower source offset of the partition
+    (of a lower `late_offset`, in a late block) was emitted before this one, so a reader may forget them.
     `completed_at`: the wall-clock time at which Kafka had the message that completed these labels.
     """
 

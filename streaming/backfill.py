@@ -1,8 +1,8 @@
-"""`python -m streaming.backfill CONFIG.yaml --out FOLDER`: the same join over history, into the same Parquet files.
+"""`python -m streaming.backfill CONFIG.yaml --out FOLDER`: the same join over history, into Parquet files.
 
 Reads both topics from their beginning to where they ended at the start, or with --history files that hold
-messages as (length <u4, bytes) in FOLDER/TOPIC-PARTITION. The same input gives the same bytes: messages are taken
-in an order that their event times alone decide, and no clock is asked.
+messages as (length <u4, bytes) in FOLDER/TOPIC-PARTITION. The same input gives the same bytes: the order of
+messages follows from their event times alone, and no clock is asked.
 """
 
 from __future__ import annotations

@@ -93,6 +93,8 @@ def _flag_row(bits: int, tasks: int) -> bytes:
 
 
 def _cells(column: bytes, rows: Sequence[int], size: int) -> bytes:
+    if len(rows) == 1:  # every late positive
+        return column[rows[0] * size : (rows[0] + 1) * size]
     return b"".join([column[row * size : (row + 1) * size] for row in rows])
 
 

@@ -1,6 +1,6 @@
 """The running joiner: messages from the intake into partitions, parcels to the outlet, offsets to Kafka.
 
-Thin: it holds the tasks; what becomes of a message is `partition`'s, what a partition has on disk `holding`'s.
+Thin: it holds the tasks; what becomes of a message is `partition`'s, what lies on disk `holding`'s.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Job:
         self.assigned: set[int] | None = None
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
+        self.unread: dict[tuple[str, int], int] = {}
+        self.state_bytes = 0
         self.gate = asyncio.Lock()
         self._app = app
         self._config = config
@@ -169,6 +171,20 @@ class Job:
         while not self._app.should_stop:
             await asyncio.sleep(self._config.streaming.commit_seconds)
             await self._commit()
+            self._measure()
+
+    def _measure(self) -> None:
+        """Refresh the figures that are not counted on the way."""
+        self.state_bytes = sum(
+            self._safely(holding, holding.state_bytes) or 0 for holding in list(self.holdings.values())
+        )
+        unread: dict[tuple[str, int], int] = {}
+        for number, partition in self.partitions.items():
+            for side, name in zip(Side, self._names, strict=True):
+                if read := partition.next_offset(side):
+                    end = self._app.consumer.highwater(TP(name, number)) or 0
+                    unread[name, number] = max(0, end - read)
+        self.unread = unread
 
     async def _commit(self) -> None:
         async with self._committing:

@@ -13,7 +13,6 @@ import msgspec
 from schema.records import FeatureLog
 from streaming.request import State
 
-
 pack: Final = msgspec.msgpack.Encoder().encode
 """A feature log as bytes, and (below) back."""
 

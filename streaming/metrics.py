@@ -36,6 +36,13 @@ class JoinerMetrics(Collector):
         yield rows
         yield CounterMetricFamily("joiner_duplicates", "Records ignored as doubles.", value=counts.duplicates)
         yield CounterMetricFamily("joiner_ignored_actions", "Actions no task uses.", value=counts.ignored)
+        yield CounterMetricFamily(
+            "joiner_late_found", "Late actions whose request was in the late store.", value=counts.late
+        )
+        missed = sum(counts.dead_letters[reason] for reason in ("late_action", "unmatched_action"))
+        yield CounterMetricFamily("joiner_late_missed", "Actions that no request took.", value=missed)
+        yield CounterMetricFamily("joiner_dropped_rows", "Rows that sampling dropped.", value=counts.dropped)
+        yield CounterMetricFamily("joiner_spilled", "Open requests put on disk.", value=counts.spilled)
         letters = CounterMetricFamily("joiner_dead_letters", "Dead letters, by reason.", labels=["reason"])
         for reason, number in sorted(counts.dead_letters.copy().items()):
             letters.add_metric([reason], number)
@@ -50,6 +57,18 @@ class JoinerMetrics(Collector):
         yield GaugeMetricFamily("joiner_open_requests", "Requests whose window is open.", value=opened)
         yield GaugeMetricFamily("joiner_pending_actions", "Actions without a feature log yet.", value=pending)
         yield GaugeMetricFamily("joiner_unacked_messages", "Messages not acknowledged.", value=unacked)
+        yield GaugeMetricFamily(
+            "joiner_state_bytes", "Bytes of the late stores.", value=self._job.state_bytes
+        )
+        unread = GaugeMetricFamily(
+            "joiner_unread_messages",
+            "Messages in Kafka that were not read yet. The group's own lag is no measure: acknowledgements "
+            "trail by the window.",
+            labels=["topic", "partition"],
+        )
+        for (topic, number), count in sorted(self._job.unread.items()):
+            unread.add_metric([topic, str(number)], count)
+        yield unread
         lag = GaugeMetricFamily(
             "joiner_watermark_lag_seconds", "Wall clock less watermark, by partition.", labels=["partition"]
         )
@@ -66,6 +85,7 @@ def report(job: Job, worker: int) -> dict[str, Any]:
     return {
         "worker": worker,
         "partitions": sorted(job.assigned or ()),
+        "unacked": sum(p.unacked for p in partitions),
         "recalling": sorted(p.number for p in partitions if p.join.held),
         "store_behind": sorted(p.number for p in partitions if p.join.store_behind),
         "open_requests": sum(p.join.open_requests for p in partitions),
@@ -76,5 +96,9 @@ def report(job: Job, worker: int) -> dict[str, Any]:
         "rows": counts.rows.total(),
         "dead_letters": dict(counts.dead_letters.copy()),
         "duplicates": counts.duplicates,
+        "late": counts.late,
+        "dropped": counts.dropped,
+        "unread": sum(job.unread.values()),
+        "state_bytes": job.state_bytes,
         "watermarks": {str(p.number): p.clock.value for p in partitions if p.clock.value is not None},
     }

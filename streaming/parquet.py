@@ -1,4 +1,4 @@
-"""Sample blocks as Parquet: one table row a training row, one file an hour of event time and a span of offsets.
+"""Sample blocks as Parquet: a table row for a training row, a file for an hour and a span of offsets.
 
 Knows Arrow and files, no Kafka. A file's name states what it holds, so what is on disk says where to go on.
 """
@@ -22,29 +22,34 @@ from schema.records import SampleBlock
 _NAME: Final = re.compile(r"p(\d{5})-(\d{20})-(\d{20})\.parquet")
 _HOUR_MS: Final = 3_600_000
 
-SCHEMA: Final = pa.schema(
-    [
-        ("partition", pa.int32()),
-        ("offset", pa.int64()),
-        ("index", pa.int32()),
-        ("row", pa.int32()),
-        ("late_offset", pa.int64()),
-        ("completed_at", pa.timestamp("ms", tz="UTC")),
-        ("event_time", pa.timestamp("ms", tz="UTC")),
-        ("request_id", pa.string()),
-        ("user_id", pa.int64()),
-        ("surface", pa.int32()),
-        ("item_id", pa.int64()),
-        ("position", pa.int32()),
-        ("log_keep", pa.float32()),
-        ("tasks", pa.list_(pa.string())),
-        ("labels", pa.list_(pa.float32())),
-        ("mask", pa.list_(pa.uint8())),
-        ("retract", pa.list_(pa.uint8())),
+
+def _schema() -> pa.Schema:
+    time, numbers = pa.timestamp("ms", tz="UTC"), pa.list_(pa.uint8())
+    columns: dict[str, pa.DataType] = {
+        "partition": pa.int32(),
+        "offset": pa.int64(),
+        "index": pa.int32(),
+        "row": pa.int32(),
+        "late_offset": pa.int64(),
+        "completed_at": time,
+        "event_time": time,
+        "request_id": pa.string(),
+        "user_id": pa.int64(),
+        "surface": pa.int32(),
+        "item_id": pa.int64(),
+        "position": pa.int32(),
+        "log_keep": pa.float32(),
+        "tasks": pa.list_(pa.string()),
+        "labels": pa.list_(pa.float32()),
+        "mask": numbers,
+        "retract": numbers,
         # the block as it was sent, on its first row: what a trainer reads
-        ("block", pa.binary()),
-    ]
-)
+        "block": pa.binary(),
+    }
+    return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
+
+
+SCHEMA: Final = _schema()
 
 
 class Span(NamedTuple):

@@ -103,6 +103,9 @@ class Request:
 
     def rows_of(self, item_id: int) -> tuple[int, ...]:
         """The impressions of an item: one, none if it was not shown, several if it was shown again."""
+        if not self.open:  # asked once or twice
+            items = struct.unpack(f"<{len(self)}q", self.items)
+            return tuple([row for row, item in enumerate(items) if item == item_id])
         if self.rows is None:
             rows: dict[int, tuple[int, ...]] = {}
             for row, item in enumerate(struct.unpack(f"<{len(self)}q", self.items)):

@@ -1,6 +1,7 @@
 """Which rows without a positive label are kept, and with what probability. Pure.
 
-pi(x) = clip(rate * s(x) / mean s, floor, 1) from the served scores s, or a constant. A model that trains on logit - log pi(x), positives too, learns the unsampled odds.
+pi(x) = clip(rate * s(x) / mean s, floor, 1) from the served scores s, or a constant. A model that trains on
+logit - log pi(x), positives too, learns the odds of all rows.
 """
 
 from __future__ import annotations

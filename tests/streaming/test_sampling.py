@@ -146,7 +146,7 @@ def test_the_corrected_engaged_head_and_all_products_are_calibrated(world):
     beta = fit(world.x[rows], world.engaged[rows], offset=-np.log(world.pi[rows]))
     engaged = predict(beta, world.x)
     assert engaged.mean() / world.engaged.mean() == pytest.approx(1, abs=0.02)
-    for task, labels in world.labels.items():
+    for labels in world.labels.values():
         of = world.engaged
         product = engaged * predict(fit(world.x[of], labels[of]), world.x)
         assert product.mean() / labels.mean() == pytest.approx(1, abs=0.02)

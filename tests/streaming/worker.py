@@ -80,7 +80,7 @@ class Worker:
             return False
 
     def wait_ready(self) -> Worker:
-        wait_until(lambda: self.ready() or self.process.poll() is not None, 30)
+        wait_until(lambda: self.ready() or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.output
         return self
 
