@@ -250,7 +250,7 @@ def peak_bytes() -> int:
 
 
 def late_lookups(folder: Path, count: int) -> float:
-    """Late actions a second, from the message to the encoded late block, of requests that are on disk only."""
+    """Late actions a second, from the message to the encoded late block, of requests on disk only."""
     store = RocksStore(folder / "late", 3600)
     under_test = partition(store)
     rng = random.Random(1)

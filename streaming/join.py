@@ -204,9 +204,12 @@ class Join:
         else:
             self._label(request, fresh, arrival.offset)
 
-    def _label(self, request: Request, fresh: Bits, action_offset: int) -> None:
-        request.hit(fresh)
+    def _label(self, request: Request, fresh: dict[int, int], action_offset: int) -> None:
         request.owe(action_offset)
+        if request.open and not self._rules.early and not request.spoken:
+            request.note(fresh)  # it waits for the close
+            return
+        request.hit(fresh)
         if not request.open:
             self._requests[request.request_id] = request
             self._emit_late(request, fresh, action_offset)

@@ -117,6 +117,16 @@ class Request:
         """These tasks of these rows are positive."""
         self.hits = _joined(self.hits, fresh)
 
+    def note(self, fresh: dict[int, int]) -> None:
+        """As `hit`, where no emission refers to what was positive before: no copy."""
+        if not self.hits:
+            self.hits = fresh
+            return
+        hits = self.hits
+        assert isinstance(hits, dict)  # noqa: S101 - it was one that came here
+        for row, tasks in fresh.items():
+            hits[row] = hits.get(row, 0) | tasks
+
     def speak(self, emitted: Bits) -> None:
         """These tasks of these rows are emitted."""
         self.spoken = _joined(self.spoken, emitted)
