@@ -26,7 +26,14 @@ def process_specs(config: Config, config_file: Path) -> list[ProcessSpec]:
     file = str(config_file)
     own = [] if config.kafka.bootstrap else [_kafka(config)]
     topics = ProcessSpec("topics", _module("runtime.topics", file), _TOPICS, once=True)
-    return [*own, topics, *_shards(config, file), *_joiners(config, file), *_models(config, file)]
+    return [
+        *own,
+        topics,
+        *_shards(config, file),
+        *_joiners(config, file),
+        *_dump(config, file),
+        *_models(config, file),
+    ]
 
 
 def select(specs: Sequence[ProcessSpec], only: Iterable[str]) -> list[ProcessSpec]:
@@ -87,6 +94,17 @@ def _joiners(config: Config, file: str) -> list[ProcessSpec]:
             http_ready(config.ops_host, config.streaming.ops_port + i),
         )
         for i in range(config.streaming.workers)
+    ]
+
+
+def _dump(config: Config, file: str) -> list[ProcessSpec]:
+    dump = config.streaming.dump
+    if dump is None:
+        return []
+    return [
+        ProcessSpec(
+            "dump", _module("streaming.dump", file), _REST, http_ready(config.ops_host, dump.ops_port)
+        )
     ]
 
 

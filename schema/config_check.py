@@ -18,6 +18,7 @@ def check(config: Config) -> None:
     _check_addresses(config)
     _unique("tasks", (t.name for t in config.tasks))
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
+    _check_streaming(config)
     period = config.trainer.report_period
     if period is not None and period.end <= period.start:
         raise ConfigError(
@@ -42,6 +43,19 @@ def _check_topics(config: Config) -> None:
                 f"kafka.topics.{field}.partitions: {count}; legal is {wanted}, as feature_logs has: "
                 "the join needs both topics partitioned alike"
             )
+
+
+def _check_streaming(config: Config) -> None:
+    streaming = config.streaming
+    if 0 < streaming.late_horizon_seconds < streaming.window_seconds:
+        raise ConfigError(
+            f"streaming.late_horizon_seconds: {streaming.late_horizon_seconds:g}; legal is 0, or at least "
+            f"streaming.window_seconds, {streaming.window_seconds:g}"
+        )
+    if streaming.sampling.score_task is not None:
+        _one_of(
+            "streaming.sampling.score_task", streaming.sampling.score_task, [t.name for t in config.tasks]
+        )
 
 
 def _check_features(config: Config) -> None:
@@ -74,6 +88,8 @@ def _check_addresses(config: Config) -> None:
     addresses += [(r.host, r.port) for r in serving.replicas]
     workers = range(config.streaming.workers)
     addresses += [(config.ops_host, config.streaming.ops_port + i) for i in workers]
+    if config.streaming.dump is not None:
+        addresses.append((config.ops_host, config.streaming.dump.ops_port))
     addresses += [(config.ops_host, config.trainer.ops_port)]
     if config.kafka.bootstrap is None:
         addresses.append(("127.0.0.1", config.kafka.local_port))

@@ -169,9 +169,14 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     scores <f4 (n, tasks) or empty; labels <f4 (n, T) and mask u1 (n, T) for the T `tasks`: a row speaks for
     a task only where its mask is 1; log_keep <f4 (n,): the log-probability with which sampling kept the row.
 
-    `resolved_below`: every feature log of the source partition with a lower offset has had its labels
-    emitted before this block, so a reader may forget them. `completed_at`: the wall-clock time at which
-    Kafka had the message that completed these labels.
+    `labels` also holds, where the mask is 0, what was said of the row before: 1 for a positive.
+    retract u1 (n, T), or empty for none: 1 where the pair was emitted as a negative before, which this
+    positive takes back.
+
+    `late_offset` is -1 but in a block that an action made after its request had closed: there it is the
+    offset of that action's message. `resolved_below`: every block of a lower source offset of the partition
+    (of a lower `late_offset`, in a late block) was emitted before this one, so a reader may forget them.
+    `completed_at`: the wall-clock time at which Kafka had the message that completed these labels.
     """
 
     source: Source
@@ -190,6 +195,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     mask: bytes
     log_keep: bytes
     scores: bytes = b""
+    retract: bytes = b""
+    late_offset: int = -1
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -214,6 +221,10 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
         """1 where a label is known, shape (n, T)."""
         return np.frombuffer(self.mask, "u1").reshape(len(self), -1)
 
+    def retract_matrix(self) -> U8:
+        """1 where a negative emitted before is taken back, shape (n, T)."""
+        return np.frombuffer(self.retract or bytes(len(self.mask)), "u1").reshape(len(self), -1)
+
     def problem(self) -> str | None:
         """What is wrong with the columns, or None."""
         n, t = len(self), len(self.tasks)
@@ -223,6 +234,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
         for name, size in sizes.items():
             if len(getattr(self, name)) != size:
                 return f"{name}: {len(getattr(self, name))} bytes for {n} rows; legal is {size}"
+        if self.retract and len(self.retract) != n * t:
+            return f"retract: {len(self.retract)} bytes for {n} rows; legal is {n * t}, or none"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} rows"
         return None

@@ -58,7 +58,7 @@ async def _run(config: Config, worker: int) -> int:
     gc.freeze()
     gc.set_threshold(_GC_OBJECTS)
     app = make_app(config, worker)
-    job = Job(app, config)
+    job = Job(app, config, worker)
     REGISTRY.register(JoinerMetrics(job))
     ops = OpsServer(
         config.ops_host,
@@ -79,6 +79,7 @@ async def _run(config: Config, worker: int) -> int:
             await job.finish(_FINISH_SECONDS)
     finally:
         stopped = await _stop(app)
+        await job.close()
         ops.stop()
     code = 0 if job.failure is None else 1
     if not stopped:

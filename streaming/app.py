@@ -6,14 +6,18 @@ here: which worker has which partition, how long a fetch may wait, and that a ba
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import faust
 from aiokafka import AIOKafkaConsumer
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
 
 from runtime.kafka.clients import MAX_MESSAGE_BYTES
 from schema.config import Config
@@ -21,12 +25,29 @@ from schema.config import Config
 _FETCH_WAIT_MS: Final = 100
 """Faust asks for 1.5 s; a partition whose messages came meanwhile would wait for that answer."""
 
+_POLL_SECONDS: Final = 1.0
+_POLL_RECORDS: Final = 2000
 _FETCH_BYTES: Final = 4 << 20
 _PRODUCER_BATCH_BYTES: Final = 512 << 10
 _QUIET_SECONDS: Final = 86_400.0 * 365
 _REQUEST_SECONDS: Final = 30.0
 _REPEAT_SECONDS: Final = 30.0
 _FRAME_BYTES: Final = 4096
+
+
+class Intake(Protocol):
+    """Who takes the messages; who has `gate` may read."""
+
+    gate: asyncio.Lock
+
+    async def take(self, place: TP, records: Sequence[Any]) -> None:
+        """Messages of a topic's partition, in order."""
+
+    async def assigned_now(self, places: set[TP]) -> None:
+        """These are this worker's from now on; nothing is read before this returns."""
+
+    async def revoked_now(self, places: set[TP]) -> None:
+        """These are not this worker's any more once this returns."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -43,6 +64,36 @@ class _Consumer(driver.Consumer):
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    app: JoinerApp
+
+    # Faust's own signal of an assignment comes when messages may have come already
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await self.app.intake.assigned_now(assigned)
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self.app.intake.revoked_now(revoked)
+        await super().on_partitions_revoked(revoked)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Hand whole fetches to the app's intake. Faust makes several objects and tasks of each message."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self._drain_once(self.app.intake)
+        except (asyncio.CancelledError, ConsumerStoppedError):
+            if not self.transport.app.should_stop:
+                raise
+
+    async def _drain_once(self, intake: Intake) -> None:
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
+        async with intake.gate:
+            records, active = await self._wait_next_records(_POLL_SECONDS)
+            for place, batch in (records or {}).items():
+                if active is None or place in active:
+                    await intake.take(TP(place.topic, place.partition), batch)
+        await asyncio.sleep(0)
+
 
 class _Producer(driver.Producer):
     def _settings_extra(self) -> dict[str, Any]:
@@ -55,7 +106,11 @@ class _Transport(driver.Transport):
     Producer = _Producer
 
 
-class _App(faust.App):
+class JoinerApp(faust.App):
+    """A Faust app that hands its messages to `intake`, which has to be set before it starts."""
+
+    intake: Intake
+
     def _new_transport(self) -> _Transport:
         return _Transport(self.conf.broker_consumer, self)
 
@@ -84,12 +139,12 @@ def _quieten() -> None:
         logging.getLogger(name).addFilter(_NoRepeats())
 
 
-def make_app(config: Config, worker: int) -> faust.App:
+def make_app(config: Config, worker: int) -> JoinerApp:
     """The app of worker `worker`. Call it where its event loop runs."""
     _quieten()
     session = config.kafka.session_timeout_seconds
     servers = ";".join(f"kafka://{server}" for server in config.kafka.servers.split(","))
-    return _App(
+    return JoinerApp(
         config.streaming.app_id,
         broker=servers,
         broker_client_id=f"{config.streaming.app_id}-{worker}",
@@ -99,17 +154,17 @@ def make_app(config: Config, worker: int) -> faust.App:
         broker_heartbeat_interval=session / 4,
         broker_rebalance_timeout=2 * session,
         broker_request_timeout=max(_REQUEST_SECONDS, 2 * session),
-        broker_commit_interval=config.streaming.commit_seconds,
+        broker_commit_interval=_QUIET_SECONDS,  # the job commits
         # a message is acknowledged after its window, which may be long
         broker_commit_livelock_soft_timeout=_QUIET_SECONDS,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_FETCH_BYTES,
+        broker_max_poll_records=_POLL_RECORDS,
         producer_max_batch_size=_PRODUCER_BATCH_BYTES,
         producer_max_request_size=MAX_MESSAGE_BYTES - _FRAME_BYTES,
         producer_request_timeout=_REQUEST_SECONDS,
         # unacknowledged messages are not in process: they wait for their window, and are read again
         stream_wait_empty=False,
-        stream_buffer_maxsize=16_384,
         topic_allow_declare=False,
         topic_disable_leader=True,
         store="memory://",

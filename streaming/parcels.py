@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeVar
 from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES
 from schema.ids import user_key
 from schema.records import DeadLetter, SampleBlock
-from streaming.join import Request
+from streaming.request import Request
 from streaming.watermark import Side
 
 ENVELOPE_RECORDS: Final = 64
@@ -22,19 +22,6 @@ PAYLOAD_BYTES: Final = 256 << 10
 T = TypeVar("T")
 
 
-class Closed(NamedTuple):
-    """A closed request's messages: of its log, of each action it took, and the last that spoke of it."""
-
-    offset: int
-    action_offsets: list[int]
-    last_action: int
-
-    @classmethod
-    def of(cls, request: Request) -> Closed:
-        """What of `request` outlives its emission."""
-        return cls(request.offset, request.action_offsets, request.last_action)
-
-
 class Letter(NamedTuple):
     """A dead letter and the topic whose message it settles."""
 
@@ -43,12 +30,12 @@ class Letter(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Sample blocks in an envelope, in order, with the requests that they settle."""
+    """Sample blocks in an envelope, in order, with the request of each."""
 
     key: bytes
     value: bytes
     blocks: list[SampleBlock]
-    closed: list[Closed]
+    requests: list[Request]
 
 
 class Letters(NamedTuple):
@@ -62,15 +49,15 @@ class Letters(NamedTuple):
 Parcel = Blocks | Letters
 
 
-def pack_blocks(pairs: Sequence[tuple[SampleBlock, Closed]]) -> Iterator[Blocks]:
+def pack_blocks(pairs: Sequence[tuple[SampleBlock, Request]]) -> Iterator[Blocks]:
     """Envelopes of the blocks, in order."""
 
-    def encode(part: Sequence[tuple[SampleBlock, Closed]]) -> bytes:
+    def encode(part: Sequence[tuple[SampleBlock, Request]]) -> bytes:
         return TRAINING_SAMPLES.encode([b for b, _ in part])
 
     for part, value in _pack(pairs, encode):
         blocks = [b for b, _ in part]
-        yield Blocks(user_key(blocks[0].user_id), value, blocks, [c for _, c in part])
+        yield Blocks(user_key(blocks[0].user_id), value, blocks, [r for _, r in part])
 
 
 def pack_letters(letters: Sequence[Letter]) -> Iterator[Letters]:

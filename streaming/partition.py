@@ -1,22 +1,26 @@
 """One partition of the join: messages in; sample blocks, dead letters and acknowledgements out. Pure.
 
-Ties the join, its watermark and the trackers of both topics together. Knows neither Kafka nor Faust: a
-message carries a handle, which comes back when it may be acknowledged.
+Ties the join, its watermark and the trackers of both topics together. Knows neither Kafka nor Faust.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from schema.codec import FEATURE_LOGS, USER_ACTIONS
 from schema.errors import InvalidMessage
 from schema.records import ActionBatch, DeadLetter, FeatureLog, Heartbeat, SampleBlock
 from streaming.acks import OffsetTracker
-from streaming.blocks import block
+from streaming.blocks import BlockMaker
 from streaming.counts import Counts
-from streaming.join import Arrival, Join, Rejected, Rules
-from streaming.parcels import PAYLOAD_BYTES, Blocks, Closed, Letter, Parcel, pack_blocks, pack_letters
+from streaming.join import Emission, Join, Rejected
+from streaming.late import LateStore
+from streaming.parcels import PAYLOAD_BYTES, Blocks, Letter, Parcel, pack_blocks, pack_letters
+from streaming.request import Request
+from streaming.rules import Rules
+from streaming.sampling import Sampler
+from streaming.waiting import Arrival
 from streaming.watermark import Side, Watermark
 
 FUTURE_MS: Final = 3_600_000
@@ -34,7 +38,6 @@ class Message(NamedTuple):
     offset: int
     timestamp: int
     value: bytes | None
-    handle: Any
 
 
 class Timing(NamedTuple):
@@ -52,6 +55,8 @@ class Partition:
         topics: the names of the two topics, by side.
         rules: what makes a label.
         timing: disorder and idleness.
+        sampler: which rows without a positive label stay.
+        store: where closed requests are kept.
         counts: where to count.
         now: a steady clock, ms; as for the methods.
     """
@@ -63,19 +68,23 @@ class Partition:
         rules: Rules,
         timing: Timing,
         *,
+        sampler: Sampler,
+        store: LateStore,
         counts: Counts,
         now: int,
     ) -> None:
         self.number = number
         self.clock = Watermark(timing.disorder, timing.idle, now)
-        self.join = Join(rules, counts)
+        self.join = Join(number, rules, sampler, store, counts)
+        self._maker = BlockMaker(number, rules.tasks, sampler)
+        self._disorder = timing.disorder
+        self._word: int | None = None
         self._topics = topics
-        self._tasks = rules.tasks
         self._counts = counts
-        self._unacked: tuple[OffsetTracker[Any], OffsetTracker[Any]] = (OffsetTracker(), OffsetTracker())
-        self._unsent: OffsetTracker[None] = OffsetTracker()
+        self._unacked: tuple[OffsetTracker, OffsetTracker] = (OffsetTracker(), OffsetTracker())
+        self._unsent = OffsetTracker()
         self._held: list[tuple[int, int]] = []
-        self._blocks: list[tuple[SampleBlock, Closed]] = []
+        self._blocks: list[tuple[SampleBlock, Request]] = []
         self._letters: list[Letter] = []
 
     @property
@@ -95,23 +104,29 @@ class Partition:
     def receive(self, side: Side, message: Message, now: int) -> None:
         """A message came, after all those before it in its topic."""
         newest = self._receive_logs(message) if side is Side.FEATURES else self._receive_actions(message)
-        self._settle()
-        self.clock.observe(side, newest, now)
+        # a producer whose clock is ahead must not close the windows of all others
+        event_time = None if newest is None else min(newest, message.timestamp + self._disorder)
+        if self._word is not None:
+            event_time, self._word = max(self._word, event_time or self._word), None
+        self._collect(message.timestamp)
+        self.clock.observe(side, event_time, now)
         self.advance(message.timestamp)
 
     def advance(self, completed_at: int) -> None:
         """Close what the clock has passed. `completed_at`: when Kafka had what moved it on, Unix ms."""
-        watermark = self.clock.value
-        if watermark is None:
-            return
-        for request in self.join.advance(watermark):
-            made = block(request, self._tasks, self.number, self._unsent.low, completed_at)
-            self._blocks.append((made, Closed.of(request)))
-            self._counts.blocks += 1
-            self._counts.rows += len(made)
-            self._unsent.resolve(request.offset)
-            self._unsent.take_resolved()
-        self._settle()
+        if self.clock.value is not None:
+            self.join.advance(self.clock.value)
+            self._collect(completed_at)
+
+    def recalled(self, completed_at: int) -> None:
+        """What earlier owners emitted is in the store now, as `Join.recalled`."""
+        self.join.recalled()
+        self._collect(completed_at)
+
+    def caught_up(self, completed_at: int) -> None:
+        """The store has every closed request, as `Join.caught_up`."""
+        self.join.caught_up()
+        self._collect(completed_at)
 
     def parcels(self) -> list[Parcel]:
         """What is ready to be sent, in order. Each parcel has to come back through `delivered`."""
@@ -127,35 +142,36 @@ class Partition:
     def delivered(self, parcel: Parcel) -> None:
         """The broker has the parcel, on all its replicas."""
         if isinstance(parcel, Blocks):
-            for closed in parcel.closed:
-                for offset in closed.action_offsets:
-                    self._unacked[Side.ACTIONS].resolve(offset)
-                heapq.heappush(self._held, (closed.last_action, closed.offset))
+            for request in parcel.requests:
+                self.join.delivered(request)
+            self._settle()
         else:
             for side, record in parcel.letters:
                 self._unacked[side].resolve(record.offset)
 
     def undeliverable(self, parcel: Blocks) -> None:
         """The parcel, of a single block, is larger than Kafka takes. Its request ends as a dead letter."""
-        (closed,) = parcel.closed
+        (request,), (block,) = parcel.requests, parcel.blocks
+        late = block.late_offset >= 0
+        side, offset = (Side.ACTIONS, block.late_offset) if late else (Side.FEATURES, block.source.offset)
         detail = f"a block of {len(parcel.value)} bytes is larger than the producer may send"
-        source = parcel.blocks[0].source
-        self._letter(Side.FEATURES, (source.offset, source.index), "too_large", detail, b"")
-        for offset in closed.action_offsets:
-            self._unacked[Side.ACTIONS].resolve(offset)
+        self._unacked[side].owe(offset)  # the message is not acknowledged before the letter has arrived
+        self._letter(side, (offset, block.source.index), "too_large", detail, b"")
+        self.join.delivered(request)
+        self._settle()
 
-    def acknowledged(self) -> list[Any]:
-        """The handles of the messages that may be acknowledged now, each topic's in offset order.
+    def acknowledged(self) -> dict[Side, int]:
+        """The offset of each topic below which everything may be acknowledged now, once one has come.
 
         A feature log waits for the actions that spoke of its request: whoever reads on from the acknowledged
         offsets and meets such an action finds its feature log, too.
         """
         logs, actions = self._unacked
-        handles = actions.take_resolved()
+        actions.take_resolved()
         while self._held and self._held[0][0] < actions.low:
             logs.resolve(heapq.heappop(self._held)[1])
-        handles.extend(logs.take_resolved())
-        return handles
+        logs.take_resolved()
+        return {side: tracker.low for side, tracker in zip(Side, self._unacked, strict=True) if tracker.end}
 
     def _receive_logs(self, message: Message) -> int | None:
         try:
@@ -163,17 +179,16 @@ class Partition:
         except InvalidMessage as error:
             self._unreadable(Side.FEATURES, message, error)
             return None
-        self._unacked[Side.FEATURES].add(message.offset, len(records), message.handle)
-        self._unsent.add(message.offset, len(records), None)
+        self._unacked[Side.FEATURES].add(message.offset, len(records))
+        self._unsent.add(message.offset, len(records))
         limit = message.timestamp + FUTURE_MS
         newest = _NONE
         for index, record in enumerate(records):
             if isinstance(record, Heartbeat):
-                self._counts.heartbeats += 1
+                self._heartbeat(record)
                 self._pass_over(message.offset)
-            elif not self._receive_log(record, message.offset, index, limit):
-                continue
-            newest = max(newest, record.event_time)
+            elif self._receive_log(record, message.offset, index, limit):
+                newest = max(newest, record.event_time)
         return None if newest == _NONE else newest
 
     def _receive_log(self, log: FeatureLog, offset: int, index: int, limit: int) -> bool:
@@ -197,17 +212,20 @@ class Partition:
             self._unreadable(Side.ACTIONS, message, error)
             return None
         total = sum(len(r.actions) if isinstance(r, ActionBatch) else 1 for r in records)
-        self._unacked[Side.ACTIONS].add(message.offset, total, message.handle)
+        self._unacked[Side.ACTIONS].add(message.offset, total)
         limit = message.timestamp + FUTURE_MS
         newest = _NONE
         for index, record in enumerate(records):
             if isinstance(record, Heartbeat):
-                self._counts.heartbeats += 1
+                self._heartbeat(record)
                 self._unacked[Side.ACTIONS].resolve(message.offset)
-                newest = max(newest, record.event_time)
             else:
                 newest = max(newest, self._receive_batch(record, message.offset, index, limit))
         return None if newest == _NONE else newest
+
+    def _heartbeat(self, record: Heartbeat) -> None:
+        self._counts.heartbeats += 1
+        self._word = max(record.event_time, self._word or 0)
 
     def _receive_batch(self, batch: ActionBatch, offset: int, index: int, limit: int) -> int:
         newest = _NONE
@@ -222,8 +240,17 @@ class Partition:
                 act(arrival)
         return newest
 
-    def _settle(self) -> None:
+    def _collect(self, completed_at: int) -> None:
+        """Turn what the join has done into blocks, dead letters and resolved records."""
         join = self.join
+        if join.emitted:
+            for item in join.emitted:
+                if isinstance(item, Emission):
+                    self._emit(item, completed_at)
+                else:
+                    self._unsent.resolve(item.offset)
+                    self._unsent.take_resolved()
+            join.emitted.clear()
         if join.released:
             for offset in join.released:
                 self._unacked[Side.ACTIONS].resolve(offset)
@@ -233,11 +260,32 @@ class Partition:
                 payload = USER_ACTIONS.encode([ActionBatch(arrival.user_id, (arrival.action,))])
                 self._letter(Side.ACTIONS, (arrival.offset, arrival.position), reason, detail, payload)
             join.rejected.clear()
+        self._settle()
+
+    def _emit(self, emission: Emission, completed_at: int) -> None:
+        late = emission.late >= 0
+        low = self._unacked[Side.ACTIONS].low if late else self._unsent.low
+        made = self._maker.make(emission, low, completed_at)
+        self._blocks.append((made, emission.request))
+        self._counts.blocks += 1
+        kind = "late" if late else "early" if emission.request.open else "close"
+        self._counts.rows[kind] += len(made)
+
+    def _settle(self) -> None:
+        settled = self.join.settled
+        for request in settled:
+            for offset in request.action_offsets or ():
+                self._unacked[Side.ACTIONS].resolve(offset)
+            request.action_offsets = None
+            if request.owes_log:
+                request.owes_log = False
+                heapq.heappush(self._held, (request.last_action, request.offset))
+        settled.clear()
 
     def _unreadable(self, side: Side, message: Message, error: InvalidMessage) -> None:
-        self._unacked[side].add(message.offset, 1, message.handle)
+        self._unacked[side].add(message.offset, 1)
         if side is Side.FEATURES:
-            self._unsent.add(message.offset, 0, None)
+            self._unsent.add(message.offset, 0)
         self._letter(side, (message.offset, _WHOLE), error.reason, error.detail, message.value or b"")
 
     def _bad_log(self, log: FeatureLog, offset: int, index: int, reason: str, detail: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from runtime.launch import supervise
 from runtime.ports import free_port
 from runtime.roles import process_specs, select
+from schema.config import DumpConfig
 from schema.config_file import load_config
 from schema.errors import ConfigError
 from tests.polling import wait_until
@@ -51,6 +52,12 @@ def test_the_command_lines_of_the_roles(specs):
     assert commands["trainer"] == "-m trainer run/config.yaml"
     assert commands["replica-0"] == "-m serving run/config.yaml --replica 0"
     assert commands["topics"] == "-m runtime.topics run/config.yaml"
+
+
+def test_a_configured_dump_is_a_role(config):
+    streaming = msgspec.structs.replace(config.streaming, dump=DumpConfig())
+    specs = process_specs(msgspec.structs.replace(config, streaming=streaming), Path("c"))
+    assert " ".join(next(s for s in specs if s.name == "dump").argv[1:]) == "-m streaming.dump c"
 
 
 @pytest.mark.parametrize(

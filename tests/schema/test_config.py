@@ -36,6 +36,9 @@ class Case:
 
 
 CASES = [
+    Case("streaming.late_horizon_seconds", 1, ("streaming.late_horizon_seconds: 1", "at least", "5")),
+    Case("streaming.sampling", {"score_task": "x"}, ("streaming.sampling.score_task: 'x'", "click")),
+    Case("streaming.emission", "sometimes", ("streaming.emission", "sometimes")),
     Case("kafka.bootsrap", "a:1", ("kafka.bootsrap: unknown key", "'a:1'", "bootstrap")),
     Case("colour", 1, ("colour: unknown key", "kafka")),
     Case("kafka.local_port", "x", ("kafka.local_port: 'x'", "an integer at least 1 at most 65535")),

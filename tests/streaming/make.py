@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schema.config import TaskConfig
+import msgspec
+
+from schema.config import SamplingConfig, TaskConfig
 from schema.records import Action, FeatureLog, Features, IdColumn, ModelVersion, column
-from streaming.join import Rules
+from streaming.rules import Rules
+from streaming.sampling import Sampler
 
 WINDOW = 1000
 TASKS = (TaskConfig(name="click", actions=("click",)), TaskConfig(name="like", actions=("like", "share")))
-RULES = Rules.of(WINDOW / 1000, TASKS)
+HORIZON = 100_000
+RULES = Rules(WINDOW, HORIZON, ("click", "like"), {"click": 0b01, "like": 0b10, "share": 0b10})
+EARLY = msgspec.structs.replace(RULES, early=True)
+ON_TIME_ONLY = msgspec.structs.replace(RULES, reach=WINDOW)
+
+
+def sampler(**config: object) -> Sampler:
+    return Sampler(SamplingConfig(**config), RULES.tasks)
 
 
 def feature_log(
-    request_id: str, event_time: int, items: Sequence[int] = (10, 20, 30), *, user_id: int = 7
+    request_id: str,
+    event_time: int,
+    items: Sequence[int] = (10, 20, 30),
+    *,
+    user_id: int = 7,
+    scores: Sequence[float] = (),
 ) -> FeatureLog:
     n = len(items)
     features = Features(
@@ -31,6 +46,7 @@ def feature_log(
         column(items, "<i8"),
         column(range(n), "<u2"),
         features,
+        column(scores, "<f4"),
     )
 
 

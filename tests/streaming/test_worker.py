@@ -49,7 +49,7 @@ def view(topics):
     made.close()
 
 
-def expect(view: View, labels, seconds: float = 30):
+def expect(view: View, labels, seconds: float = 20):
     wait_until(lambda: len(view.poll().labels) >= len(labels), seconds, every=0.01)
     assert sorted(view.labels) == labels
 

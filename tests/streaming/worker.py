@@ -23,9 +23,9 @@ from schema.ids import partition_of, user_key
 from schema.records import ActionBatch, DeadLetter, FeatureLog, Heartbeat, SampleBlock
 from tests.polling import wait_until
 from tests.streaming.make import TASKS
+from tests.streaming.netview import Label, NetView
 
 ROOT = Path(__file__).parents[2]
-Label = tuple[str, int, str, float]
 
 
 def deployment(kafka: KafkaConfig, folder: Path, **streaming: Any) -> Config:
@@ -80,7 +80,7 @@ class Worker:
             return False
 
     def wait_ready(self) -> Worker:
-        wait_until(lambda: self.ready() or self.process.poll() is not None, 30)
+        wait_until(lambda: self.ready() or self.process.poll() is not None, 60)
         assert self.process.poll() is None, self.output
         return self
 
@@ -101,6 +101,11 @@ def workers(config: Config, folder: Path, count: int = 1) -> Iterator[list[Worke
         for worker in running:
             worker.wait_ready()
         yield running
+    except AssertionError:
+        for worker in running:
+            if worker.ready():
+                sys.stderr.write(f"{worker.report()}\n")
+        raise
     finally:
         for worker in running:
             worker.kill()
@@ -118,6 +123,9 @@ class Feed:
 
     def actions(self, records: Sequence[ActionBatch], envelope: int = 8) -> None:
         self._send(self.topics.user_actions, USER_ACTIONS, records, envelope)
+
+    def samples(self, blocks: Sequence[SampleBlock]) -> None:
+        self._send(self.topics.training_samples, TRAINING_SAMPLES, blocks, 8)
 
     def heartbeat(self, event_time: int) -> None:
         for topic, codec in (
@@ -155,7 +163,6 @@ class View:
     def __init__(self, kafka: KafkaConfig) -> None:
         self._kafka = kafka
         self._reader = consumer(kafka)
-        self._had: set[tuple[Any, ...]] = set()
         self._start()
 
     def _start(self) -> None:
@@ -169,11 +176,9 @@ class View:
         ]
         self._reader.assign(places)
         self._reader.seek_to_beginning(*places)
-        self.labels: list[Label] = []
+        self._net = NetView()
         self.blocks: list[SampleBlock] = []
         self.letters: list[DeadLetter] = []
-        self.filtered = 0
-        self._floor: dict[int, int] = {}
 
     def poll(self) -> View:
         for place, messages in self._reader.poll(timeout_ms=200).items():
@@ -187,20 +192,19 @@ class View:
                         self._take(block)
         return self
 
+    @property
+    def labels(self) -> list[Label]:
+        """What the trainer has learned, sorted."""
+        return self._net.labels
+
+    @property
+    def filtered(self) -> int:
+        """How many pairs its filter has dropped."""
+        return self._net.filtered
+
     def _take(self, block: SampleBlock) -> None:
         self.blocks.append(block)
-        source, labels = block.source, block.label_matrix()
-        for row, item in enumerate(block.item_ids().tolist()):
-            for column, task in enumerate(block.tasks):
-                key = (source.partition, source.offset, source.index, row, task)
-                if key in self._had:
-                    self.filtered += 1
-                    continue
-                assert source.offset >= self._floor.get(source.partition, 0), "called resolved, then emitted"
-                self._had.add(key)
-                self.labels.append((block.request_id, item, task, float(labels[row, column])))
-        floor = max(self._floor.get(source.partition, 0), block.resolved_below)
-        self._floor[source.partition] = floor
+        self._net.take(block)
 
     def close(self) -> None:
         self._reader.close()
