@@ -91,6 +91,9 @@ def _summary(console: Console, written: dict[str, Any]) -> None:
     names = ("exposures", "samples_trained", "duplicates_dropped", "dead_letters", "auc", "baseline_auc")
     for name in (*names, "calibration", "replica_digest_matches", "restarts", "lost"):
         console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
+    for name in ("served_interest", "trend_recovery_seconds"):
+        if written[name] is not None:
+            console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
     fresh = written["freshness_seconds"]
     console.print(
         f"freshness_seconds ({fresh['kind']}): p50 {fresh['p50']}, p99 {fresh['p99']}", highlight=False

@@ -218,7 +218,9 @@ class ReplicaConfig(Section, frozen=True, kw_only=True):
 class ServingConfig(Section, frozen=True, kw_only=True):
     """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`.
 
-    With an `api_key`, /v1 requests need it in the header X-API-Key.
+    Of all positions, `explore_share` show an item at random. With an `api_key`, /v1 requests need it in the
+    header X-API-Key; at most `max_requests` are worked on at once, and further ones are told to come again.
+    Per topic, `spool_mb` may wait on disk while Kafka is away.
     """
 
     replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
@@ -227,6 +229,9 @@ class ServingConfig(Section, frozen=True, kw_only=True):
     feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     popularity_half_life_seconds: PositiveSeconds = 3600.0
     torch_threads: Positive = 1
+    explore_share: Annotated[float, Meta(ge=0, le=1)] = 0.015
+    max_requests: Positive = 64
+    spool_mb: Positive = 256
     api_key: Annotated[str, Meta(min_length=8, max_length=200)] | None = None
 
 

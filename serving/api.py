@@ -17,7 +17,9 @@ from runtime.ops import to_json
 from schema.records import Profile
 from serving import wire
 from serving.feed import NoCandidates
+from serving.gate import Gate
 from serving.replica import Replica
+from serving.schedule import Change
 from serving.sync import RoundError
 
 _ACCEPTED: Final = 202
@@ -25,6 +27,9 @@ _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    401: {"model": wire.Refused, "description": "The header X-API-Key is missing or wrong."},
+    413: {"model": wire.Refused, "description": "The body is too large."},
+    429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
     _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
 }
@@ -40,6 +45,8 @@ def create_app(replica: Replica) -> FastAPI:
         await run_in_threadpool(replica.stop)
 
     app = FastAPI(title="Headwater serving replica", lifespan=lifespan)
+    serving = replica.config.serving
+    app.add_middleware(Gate, api_key=serving.api_key, max_requests=serving.max_requests)
     app.exception_handler(RequestValidationError)(_invalid)
     api, ops = _Api(replica), _Ops(replica)
     taken: dict[str, Any] = {"methods": ["POST"], "status_code": _ACCEPTED, "responses": _ERRORS}
@@ -48,6 +55,7 @@ def create_app(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/items", api.items, **taken)
     app.add_api_route("/v1/users", api.users, **taken)
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
+    app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
     routes: dict[str, Callable[..., Response]] = {
         "/healthz": ops.healthz,
         "/readyz": ops.readyz,
@@ -106,6 +114,11 @@ class _Api:
             raise HTTPException(_UNAVAILABLE, str(error)) from error
         version = self._replica.parameters.version
         return wire.ModelInfo(dense=version.dense, shards=list(version.shards))
+
+    def sync_settings(self, request: wire.SyncSettings) -> wire.SyncSettings:
+        """Pause or resume the rounds, or change how often they are, until the next restart."""
+        change = Change(request.paused, request.sparse_seconds, request.dense_seconds)
+        return wire.SyncSettings(**asdict(self._replica.sync.change(change)))
 
     def _announce(self, profiles: Iterable[Profile]) -> wire.Accepted:
         accepted = 0

@@ -85,12 +85,22 @@ class Replica:
             shards=len(server.shards),
             new_model=lambda: new_model(config),
             config=config.sync,
+            freeze_after=config.serving.replicas[index].freeze_after_seconds,
             freshness=self.freshness,
             clock=clock,
             monotonic=time.monotonic,
         )
         ranker = Ranker(config, self.parameters)
-        self.feeds = FeedMaker(builder, self.intake, ranker, outboxes.feature_logs, clock)
+        self.feeds = FeedMaker(
+            builder,
+            self.intake,
+            ranker,
+            # the one place to change for another first stage
+            retrieve=lambda _user, _moment: self.intake.candidates,
+            explore_share=config.serving.explore_share,
+            logs=outboxes.feature_logs,
+            clock=clock,
+        )
 
     def start(self) -> None:
         """Begin to follow shards and topics."""
@@ -127,6 +137,8 @@ class Replica:
             "rounds": state.rounds,
             "failed_rounds": state.failed,
             "seconds_since_sync": age,
+            **asdict(self.sync.schedule.settings),
+            "paused_at": state.paused_at,
             "rows": self.parameters.row_counts(),
             "feeds": self.feeds.made,
             "feature_logs": self.outboxes.feature_logs.offered,
@@ -134,6 +146,10 @@ class Replica:
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),
+            "outboxes": {
+                name: {"waiting": box.waiting, "spooled_bytes": box.spooled_bytes}
+                for name, box in self.outboxes.by_name().items()
+            },
         }
 
 

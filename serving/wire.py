@@ -44,12 +44,16 @@ class FeedRequest(_Model):
 
 
 class FeedItem(_Model):
-    """One item of a feed; `scores` is empty, and `score` 0, where popularity ordered it."""
+    """One item of a feed; `scores` is empty, and `score` 0, where popularity ordered it.
+
+    `explored`: it was drawn at random for this position.
+    """
 
     item_id: int
     position: int
     score: float
     scores: dict[str, float]
+    explored: bool
 
 
 class ModelInfo(_Model):
@@ -132,6 +136,14 @@ class UsersRequest(_Model):
     users: Annotated[list[UserIn], Field(min_length=1, max_length=MAX_PROFILES)]
 
 
+class SyncSettings(_Model):
+    """How a replica takes its rounds; what is left out stays as it is."""
+
+    paused: bool | None = None
+    sparse_seconds: Annotated[float, Field(ge=1, le=3600)] | None = None
+    dense_seconds: Annotated[float, Field(ge=1, le=3600)] | None = None
+
+
 class Problem(_Model):
     """What is wrong with one field of a request; `field` is its path, such as "actions.0.kind"."""
 
@@ -147,6 +159,12 @@ class Problems(_Model):
 
 class Unavailable(_Model):
     """The answer to a request that cannot be met now."""
+
+    detail: str
+
+
+class Refused(_Model):
+    """The answer to a request that is not let in."""
 
     detail: str
 
@@ -167,6 +185,7 @@ def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
             position=position,
             score=final[position],
             scores=dict(zip(tasks, rows[position], strict=True)) if rows else {},
+            explored=bool(feed.explored[position]),
         )
         for position, item in enumerate(feed.items)
     ]
