@@ -25,8 +25,10 @@ from serving.sync import RoundError
 _ACCEPTED: Final = 202
 _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
+_EXACT: Final = {2.0**63: (1 << 63) - 1, -(2.0**63): -(1 << 63)}
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": wire.Refused, "description": "The body cannot be read as JSON."},
     401: {"model": wire.Refused, "description": "The header X-API-Key is missing or wrong."},
     413: {"model": wire.Refused, "description": "The body is too large."},
     429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
@@ -64,9 +66,27 @@ def create_app(replica: Replica) -> FastAPI:
         "/report/freshness": ops.freshness,
         "/report/digests": ops.digests,
     }
+    refused: dict[int | str, dict[str, Any]] = {_INVALID: _ERRORS[_INVALID]}
     for path, endpoint in routes.items():
-        app.add_api_route(path, endpoint, methods=["GET"], response_class=Response)
+        app.add_api_route(path, endpoint, methods=["GET"], response_class=Response, responses=refused)
+    _document(app, serving.feed_size)
     return app
+
+
+def _document(app: FastAPI, feed_size: int) -> None:
+    """Have the OpenAPI description name this deployment's largest feed, and bounds of 64 bits exactly."""
+    described = app.openapi()
+    described["components"]["schemas"]["FeedRequest"]["properties"]["size"]["anyOf"][0]["maximum"] = feed_size
+    app.openapi_schema = _exact(described)
+
+
+def _exact(value: Any) -> Any:
+    """`value` with the bounds of 64-bit integers put right, of which the framework makes doubles."""
+    if isinstance(value, dict):
+        return {key: _exact(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_exact(inner) for inner in value]
+    return _EXACT.get(value, value) if isinstance(value, float) else value
 
 
 class _Api:
@@ -113,7 +133,7 @@ class _Api:
         except RoundError as error:
             raise HTTPException(_UNAVAILABLE, str(error)) from error
         version = self._replica.parameters.version
-        return wire.ModelInfo(dense=version.dense, shards=list(version.shards))
+        return wire.ModelInfo(dense=version.dense, shards=[list(at) for at in version.shards])
 
     def sync_settings(self, request: wire.SyncSettings) -> wire.SyncSettings:
         """Pause or resume the rounds, or change how often they are, until the next restart."""

@@ -38,6 +38,10 @@ class Followed(Protocol):
     def caught_up(self) -> bool:
         """Whether the catalogue has been read to the end that it had at the start."""
 
+    @property
+    def saved_at(self) -> int:
+        """When what a restart needs was saved last, in Unix ms; 0 for never."""
+
     def start(self) -> None:
         """Begin to follow."""
 
@@ -146,6 +150,7 @@ class Replica:
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),
+            "saved_at": self.follower.saved_at,
             "outboxes": {
                 name: {"waiting": box.waiting, "spooled_bytes": box.spooled_bytes}
                 for name, box in self.outboxes.by_name().items()

@@ -72,6 +72,11 @@ class Follower:
         """Whether the catalogue has been read to the end that it had at the start."""
         return self._caught_up.is_set()
 
+    @property
+    def saved_at(self) -> int:
+        """When the memory was saved last, in Unix ms; 0 for never."""
+        return self._saved_at
+
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()

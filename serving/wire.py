@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schema.records import Action, ActionBatch, Profile
 from serving.feed import Feed
@@ -20,11 +20,21 @@ MAX_VALUES: Final = 1000
 _TEXT: Final = 200
 _FLOAT32: Final = 3.4e38
 
-Id = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
-Millis = Annotated[int, Field(ge=0, le=(1 << 53) - 1, description="Unix milliseconds")]
+
+def _whole(value: object) -> object:
+    """To JSON, 1.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole: Final = BeforeValidator(_whole)
+Id = Annotated[int, Field(ge=0, le=(1 << 63) - 1), _Whole]
+Millis = Annotated[int, Field(ge=0, le=(1 << 53) - 1, description="Unix milliseconds"), _Whole]
+Surface = Annotated[int, Field(ge=0, le=(1 << 31) - 1), _Whole]
+Size = Annotated[int, Field(ge=1, le=1000), _Whole]
 Name = Annotated[str, Field(min_length=1, max_length=_TEXT)]
 Number = Annotated[float, Field(ge=-_FLOAT32, le=_FLOAT32, allow_inf_nan=False)]
-Value = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | Annotated[str, Field(max_length=_TEXT)]
+_Long = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), _Whole]
+Value = _Long | Annotated[str, Field(max_length=_TEXT)]
 Fields = Annotated[
     dict[Name, Annotated[list[Value], Field(max_length=MAX_VALUES)]], Field(max_length=MAX_FIELDS)
 ]
@@ -39,8 +49,8 @@ class FeedRequest(_Model):
     """Who asks, where, and for how many items (by default and at most `serving.feed_size`)."""
 
     user_id: Id
-    surface: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
-    size: Annotated[int, Field(ge=1, le=1000)] | None = None
+    surface: Surface = 0
+    size: Size | None = None
 
 
 class FeedItem(_Model):
@@ -60,7 +70,7 @@ class ModelInfo(_Model):
     """The parameters that ranked a feed: the dense version (0: none) and each shard's (epoch, clock)."""
 
     dense: int
-    shards: list[tuple[int, int]]
+    shards: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 class FeedResponse(_Model):
@@ -193,5 +203,5 @@ def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
         request_id=feed.request_id,
         event_time=feed.event_time,
         items=items,
-        model=ModelInfo(dense=feed.version.dense, shards=list(feed.version.shards)),
+        model=ModelInfo(dense=feed.version.dense, shards=[list(at) for at in feed.version.shards]),
     )

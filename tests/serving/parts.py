@@ -130,6 +130,7 @@ class Still:
     """Something that follows no topic; the test feeds the intake."""
 
     caught_up: bool = True
+    saved_at: int = 0
     running: bool = False
 
     def start(self) -> None:

@@ -283,6 +283,7 @@ def test_the_report(stage):
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),
+        "saved_at": 0,
         "outboxes": {
             "feature_logs": {"waiting": 1, "spooled_bytes": 0},
             "actions": {"waiting": 0, "spooled_bytes": 0},
