@@ -99,9 +99,16 @@ def _freshness(outcome: Outcome) -> Report:
     steady = outcome.mode == "simulated"
     return {
         **worst,
+        "stages": _stages(taking),
         "kind": "steady load" if steady else "backlog",
         "means": _EVENT_TO_SERVED + ("" if steady else _BACKLOG),
     }
+
+
+def _stages(replicas: list[Report]) -> Report:
+    """The way of traced samples, stage by stage, at the replica that has served most of them."""
+    found = [r.get("freshness_stages") or {} for r in replicas]
+    return max(found, key=lambda stages: int(stages.get("count", 0)), default={})
 
 
 def _bars(outcome: Outcome, fields: Report) -> Report:
@@ -117,6 +124,9 @@ def _bars(outcome: Outcome, fields: Report) -> Report:
     }
     if outcome.mode == "simulated":
         bars["freshness_p99_seconds"] = _bar(fields["freshness_seconds"]["p99"], at_most=10)
+        beyond = (fields["freshness_seconds"]["stages"].get("completed_to_served") or {}).get("p99")
+        if beyond is not None:
+            bars["freshness_seconds.p99_beyond_emission"] = _bar(beyond, at_most=5)
         if fields["served_interest"] is not None:
             bars["served_interest.low"] = _bar(fields["served_interest"]["low"], at_least=0)
         if fields["trend"] is not None:

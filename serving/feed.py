@@ -65,6 +65,7 @@ class FeedMaker:
         retrieve: the candidates.
         explore_share: how many positions show an item at random.
         logs: where the feature logs go.
+        served: told of the time of every feed that a model has ranked.
         clock: Unix ms.
     """
 
@@ -77,6 +78,7 @@ class FeedMaker:
         retrieve: Retrieve,
         explore_share: float,
         logs: Outbox[FeatureLog],
+        served: Callable[[int], None],
         clock: Callable[[], int],
     ) -> None:
         self._builder = builder
@@ -85,6 +87,7 @@ class FeedMaker:
         self._retrieve = retrieve
         self._explore_share = explore_share
         self._logs = logs
+        self._served = served
         self._clock = clock
         self._made = 0
 
@@ -112,6 +115,8 @@ class FeedMaker:
             feed, log = self._make(candidates, user_id, moment, size)
         self._logs.offer(log)
         self._made += 1
+        if feed.final is not None:
+            self._served(self._clock())
         _FEEDS.labels("popularity" if feed.final is None else "ranked").inc()
         return feed
 

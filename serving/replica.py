@@ -20,6 +20,7 @@ from serving.intake import Intake
 from serving.parameters import Parameters
 from serving.ranker import Ranker
 from serving.senders import Outboxes
+from serving.stages import Stages
 from serving.sync import Source, Synchroniser
 
 _DELIVER_SECONDS: Final = 8.0
@@ -81,6 +82,7 @@ class Replica:
             ReplicaTables(server), len(server.shards), [table.name for table in server.tables]
         )
         self.freshness = Freshness()
+        self.stages = Stages()
         self.intake = Intake(config, builder)
         self.follower = follow(self.intake)
         self.sync = Synchroniser(
@@ -91,6 +93,7 @@ class Replica:
             config=config.sync,
             freeze_after=config.serving.replicas[index].freeze_after_seconds,
             freshness=self.freshness,
+            stages=self.stages,
             clock=clock,
             monotonic=time.monotonic,
         )
@@ -103,6 +106,7 @@ class Replica:
             retrieve=lambda _user, _moment: self.intake.candidates,
             explore_share=config.serving.explore_share,
             logs=outboxes.feature_logs,
+            served=self.stages.served,
             clock=clock,
         )
 
@@ -147,6 +151,7 @@ class Replica:
             "feeds": self.feeds.made,
             "feature_logs": self.outboxes.feature_logs.offered,
             "freshness": asdict(self.freshness.summary()),
+            "freshness_stages": self.stages.summary(),
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),

@@ -18,9 +18,11 @@ from models.mmoe import MMoE
 from parameter_server.delta import Delta
 from parameter_server.errors import DeltaError, ParameterServerError
 from schema.config import SyncConfig
+from schema.stages import unpack
 from serving.freshness import Freshness
 from serving.parameters import Dense, Parameters
 from serving.schedule import Change, Schedule, Settings
+from serving.stages import Stages
 from serving.traces import Traces
 
 _log = logging.getLogger(__name__)
@@ -72,6 +74,7 @@ class Synchroniser:
         config: how often.
         freeze_after: seconds after the first trained model from which on no rounds are taken; None: never.
         freshness: where the age of what a round made servable is noted.
+        stages: where its way there is noted.
         clock: Unix ms.
         monotonic: seconds, never going back.
     """
@@ -86,6 +89,7 @@ class Synchroniser:
         config: SyncConfig,
         freeze_after: float | None = None,
         freshness: Freshness,
+        stages: Stages,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
@@ -94,6 +98,7 @@ class Synchroniser:
         self._new_model = new_model
         self.schedule = Schedule(config, freeze_after, monotonic())
         self._freshness = freshness
+        self._stages = stages
         self._clock = clock
         self._monotonic = monotonic
         self._one_round = threading.Lock()
@@ -218,11 +223,13 @@ class Synchroniser:
             self._since[delta.shard] = (delta.epoch, delta.to_clock)
             _CLOCK.labels(str(delta.shard)).set(delta.to_clock)
             _ROWS.inc(delta.rows)
-        learned = self._traces.learned(deltas)
+        learned = unpack(self._traces.learned(deltas))
         if self._ready_at is None:
             self._ready_at = now
             _log.info("a first snapshot of %d shards is served", len(deltas))
         if self.schedule.settings.paused:
             return  # a round that somebody asked for: how late it is says nothing of the replica
         # what was complete before there was a replica was not kept waiting by it
-        self._freshness.observe(learned[learned >= self._ready_at], now)
+        learned = learned[learned[:, 1] >= self._ready_at]
+        self._freshness.observe(learned[:, 1], now)
+        self._stages.applied(learned, now)

@@ -24,6 +24,7 @@ from schema.config import Config
 from schema.config_file import load_config
 from schema.ids import feature_id
 from schema.records import Action, ActionBatch, FeatureLog, Profile
+from schema.stages import Traced, pack
 from serving.api import create_app
 from serving.intake import Intake, Stream
 from serving.outbox import Outbox
@@ -80,7 +81,8 @@ class Shards:
         for index, where in split(wanted, len(self.shards)):
             mine = wanted if where is None else wanted[where]
             pairs = {TABLE: (mine, np.full((len(mine), dim), value, np.float32))}
-            self.shards[index].push("trainer-0", step, pairs, 0, completed)
+            traces = pack(Traced(time - 2000, time, time + 10) for time in completed)
+            self.shards[index].push("trainer-0", step, pairs, 0, traces)
 
     def vector(self, wanted: int) -> list[float]:
         """An id's vector, asked of the shard that holds it."""

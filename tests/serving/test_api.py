@@ -280,6 +280,7 @@ def test_the_report(stage):
         "feeds": 1,
         "feature_logs": 1,
         "freshness": {"count": 1, "p50": 0.5, "p99": 0.5},
+        "freshness_stages": {"count": 0},
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),

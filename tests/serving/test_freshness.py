@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from parameter_server.delta import Delta, Span, Trace
+from schema.stages import Traced, pack, unpack
 from serving.freshness import Freshness
+from serving.stages import Stages
 from serving.traces import Traces, covered_step
 
 
@@ -73,3 +75,27 @@ def test_steps_pushed_again_to_a_restored_shard_count_as_new():
 )
 def test_covered_step(steps, covered):
     assert covered_step(steps) == covered
+
+
+def test_a_sample_is_traced_from_its_event_to_the_first_feed():
+    stages = Stages()
+    stages.served(500)
+    stages.applied(
+        unpack(np.array(pack([Traced(1000, 6000, 6200), Traced(2000, 7000, 7200)]), np.int64)), 8000
+    )
+    assert stages.summary() == {"count": 0}, "nothing has been served with them yet"
+    stages.served(8100)
+    stages.served(9999)
+    summary = stages.summary()
+    assert summary["count"] == 2
+    assert summary["completed"]["p50"] == pytest.approx(5.0)
+    assert summary["trained"]["p99"] == pytest.approx(0.2)
+    assert summary["applied"]["p50"] == pytest.approx(1.3)
+    assert summary["served"]["p50"] == pytest.approx(0.1)
+    assert summary["completed_to_served"]["p50"] == pytest.approx(1.6)
+    assert summary["event_to_served"]["p50"] == pytest.approx(6.6)
+
+
+def test_times_that_are_no_traces_are_none():
+    assert unpack(np.arange(4)).shape == (0, 3)
+    assert unpack(np.empty(0, np.int64)).shape == (0, 3)

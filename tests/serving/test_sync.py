@@ -16,6 +16,7 @@ from serving.freshness import Freshness
 from serving.parameters import Parameters
 from serving.replica import new_model
 from serving.schedule import Change
+from serving.stages import Stages
 from serving.sync import Synchroniser
 from tests.polling import wait_until
 from tests.serving.parts import CONFIG, NOW, TABLE, Clock, Shards
@@ -26,6 +27,7 @@ IDS = np.arange(1, 41, dtype=np.uint64)
 class World:
     def __init__(self, sparse: float = 1.0, dense: float = 3.0, freeze_after: float | None = None) -> None:
         self.clock, self.shards, self.freshness = Clock(), Shards(), Freshness()
+        self.stages = Stages()
         server = CONFIG.parameter_server
         self.tables = ReplicaTables(server)
         self.parameters = Parameters(self.tables, len(server.shards), [TABLE])
@@ -37,6 +39,7 @@ class World:
             config=SyncConfig(sparse_seconds=sparse, dense_seconds=dense),
             freeze_after=freeze_after,
             freshness=self.freshness,
+            stages=self.stages,
             clock=self.clock,
             monotonic=self.clock.monotonic,
         )
