@@ -19,6 +19,7 @@ from demo.report import Outcome
 from demo.view import View
 from runtime.launch import supervise
 from runtime.ports import free_port
+from runtime.roles import process_specs
 from runtime.supervisor import Supervisor
 from schema.config import Config
 
@@ -51,15 +52,22 @@ class RoleLogs:
 
 
 class Demo:
-    """One run over `config`: the log in `data`, or simulated users for `seconds` where there is none."""
+    """One run over `config`: the log in `data`, or simulated users for `seconds` where there is none.
 
-    def __init__(self, config: Config, data: Path | None, seconds: float | None, view: View) -> None:
+    With `console`, its pages can be looked at meanwhile.
+    """
+
+    def __init__(
+        self, config: Config, data: Path | None, seconds: float | None, view: View, *, console: bool
+    ) -> None:
         compared = plan(config, seconds or 0.0, free_port()) if data is None else Plan(config)
         self._config, self._trend_after = compared.config, compared.trend_after
         self._run_dir = Path(config.run_dir)
         self._data = data
         self._seconds = seconds
         self._view = view
+        kinds = {spec.name.partition("-")[0] for spec in process_specs(self._config, Path("-"))}
+        self._roles = sorted(kinds if console else kinds - {"console"})
 
     def run(self, logs: RoleLogs) -> Outcome:
         """Runs to the end and stops everything that it started.
@@ -70,8 +78,11 @@ class Demo:
         """
         began = time.monotonic()
         self._view.say("Starting Kafka, shards, joiner, trainer and replica")
-        supervisor = supervise(self._config, on_line=logs.write)
+        supervisor = supervise(self._config, self._roles, on_line=logs.write)
         with supervisor, Collector(self._config) as collector:
+            if "console" in self._roles:
+                place = self._config.console
+                self._view.say(f"The console is at http://{place.host}:{place.port}")
             self._view.say(f"Ready after {time.monotonic() - began:.0f} s; feeding the loop {self._source()}")
             driver = self._drive()
             try:

@@ -255,6 +255,13 @@ class SimulationConfig(Section, frozen=True, kw_only=True):
     ops_port: Port = 18300
 
 
+class ConsoleConfig(Section, frozen=True, kw_only=True):
+    """Where the console's pages are."""
+
+    host: str = "127.0.0.1"
+    port: Port = 18400
+
+
 class LaunchConfig(Section, frozen=True, kw_only=True):
     """How the supervisor treats the processes that it starts."""
 
@@ -279,4 +286,5 @@ class Config(Section, frozen=True, kw_only=True):
     sync: SyncConfig = SyncConfig()
     serving: ServingConfig
     simulation: SimulationConfig = SimulationConfig()
+    console: ConsoleConfig = ConsoleConfig()
     launch: LaunchConfig = LaunchConfig()

@@ -80,6 +80,7 @@ def _check_addresses(config: Config) -> None:
     workers = range(config.streaming.workers)
     addresses += [(config.ops_host, config.streaming.ops_port + i) for i in workers]
     addresses += [(config.ops_host, config.trainer.ops_port), (config.ops_host, config.simulation.ops_port)]
+    addresses.append((config.console.host, config.console.port))
     if config.kafka.bootstrap is None:
         addresses.append(("127.0.0.1", config.kafka.local_port))
     _unique("addresses (host and port)", addresses)

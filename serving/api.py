@@ -14,8 +14,10 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from runtime.ops import to_json
+from schema.ids import VALUE_LIMIT
 from schema.records import Profile
 from serving import wire
+from serving.audit import KEPT, SHARE
 from serving.feed import NoCandidates
 from serving.gate import Gate
 from serving.replica import Replica
@@ -25,6 +27,7 @@ from serving.sync import RoundError
 _ACCEPTED: Final = 202
 _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
+_NOT_FOUND: Final = 404
 _EXACT: Final = {2.0**63: (1 << 63) - 1, -(2.0**63): -(1 << 63)}
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -34,6 +37,9 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
     _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
+}
+_MISSING: Final[dict[int | str, dict[str, Any]]] = {
+    _NOT_FOUND: {"model": wire.Refused, "description": "Not kept; `detail` says what is."},
 }
 
 
@@ -56,6 +62,8 @@ def create_app(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/actions", api.actions, **taken)
     app.add_api_route("/v1/items", api.items, **taken)
     app.add_api_route("/v1/users", api.users, **taken)
+    app.add_api_route("/v1/items/{item_id}", api.item, methods=["GET"], responses=_ERRORS)
+    app.add_api_route("/v1/explain/{request_id}", api.explain, methods=["GET"], responses=_ERRORS | _MISSING)
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
     app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
     routes: dict[str, Callable[..., Response]] = {
@@ -96,6 +104,8 @@ class _Api:
         self._replica = replica
         self._tasks = [task.name for task in replica.config.tasks]
         self._size = replica.config.serving.feed_size
+        slots = replica.config.features.slots
+        self._item_slots = [slot.name for slot in slots if slot.source.startswith("item.")]
 
     def feed(self, request: wire.FeedRequest) -> wire.FeedResponse:
         """The items to show to a user now."""
@@ -120,6 +130,25 @@ class _Api:
         """What is known of some items. One that was not known is a candidate within seconds."""
         now = self._replica.clock()
         return self._announce(item.record(now) for item in request.items)
+
+    def item(self, item_id: wire.Id) -> wire.ItemSlots:
+        """What an item's slots hold; of an item without a profile, its id alone."""
+        encoded = self._replica.intake.catalogue.item(item_id)
+        slots = dict(zip(self._item_slots, encoded.ids, strict=True))
+        return wire.ItemSlots(
+            item_id=item_id, slots={name: [i % VALUE_LIMIT for i in ids] for name, ids in slots.items()}
+        )
+
+    def explain(self, request_id: wire.Name) -> wire.Explanation:
+        """What each slot of a sampled request held, what scored it, and its scores computed again."""
+        found = self._replica.audit.explain(request_id)
+        if found is None:
+            raise HTTPException(
+                _NOT_FOUND,
+                f"{request_id}: its parameters are not kept here; one request in {1 / SHARE:g} is, of the "
+                f"last {KEPT} such ones",
+            )
+        return wire.Explanation.model_validate(found, strict=False)
 
     def users(self, request: wire.UsersRequest) -> wire.Accepted:
         """What is known of some users."""

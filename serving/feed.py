@@ -17,6 +17,7 @@ from prometheus_client import Counter, Histogram
 from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
 from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
+from serving.audit import Audit
 from serving.exploration import slate
 from serving.intake import Intake
 from serving.outbox import Outbox
@@ -66,6 +67,7 @@ class FeedMaker:
         explore_share: how many positions show an item at random.
         logs: where the feature logs go.
         served: told of the time of every feed that a model has ranked.
+        audit: told of every request and how it was ranked.
         clock: Unix ms.
     """
 
@@ -79,6 +81,7 @@ class FeedMaker:
         explore_share: float,
         logs: Outbox[FeatureLog],
         served: Callable[[int], None],
+        audit: Audit,
         clock: Callable[[], int],
     ) -> None:
         self._builder = builder
@@ -88,6 +91,7 @@ class FeedMaker:
         self._explore_share = explore_share
         self._logs = logs
         self._served = served
+        self._audit = audit
         self._clock = clock
         self._made = 0
 
@@ -141,7 +145,9 @@ class FeedMaker:
             chosen.propensities,
             chosen.explored,
         )
-        return feed, _log_of(feed, user_id, moment.surface, shown)
+        log = _log_of(feed, user_id, moment.surface, shown)
+        self._audit.note(log, ranking)
+        return feed, log
 
 
 def _best(ranking: Ranking, count: int) -> I64:

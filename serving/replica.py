@@ -14,6 +14,7 @@ from models.mmoe import MMoE
 from parameter_server.replica import ReplicaTables
 from schema.config import Config
 from schema.features import FeatureBuilder
+from serving.audit import Audit
 from serving.feed import FeedMaker
 from serving.freshness import Freshness
 from serving.intake import Intake
@@ -97,6 +98,7 @@ class Replica:
             clock=clock,
             monotonic=time.monotonic,
         )
+        self.audit = Audit(config)
         ranker = Ranker(config, self.parameters)
         self.feeds = FeedMaker(
             builder,
@@ -107,12 +109,14 @@ class Replica:
             explore_share=config.serving.explore_share,
             logs=outboxes.feature_logs,
             served=self.stages.served,
+            audit=self.audit,
             clock=clock,
         )
 
     def start(self) -> None:
         """Begin to follow shards and topics."""
         self.outboxes.start()
+        self.audit.start()
         self.follower.start()
         self.sync.start()
 
@@ -122,6 +126,7 @@ class Replica:
         # nothing is lost by leaving these two in the middle of a call that takes its time
         self.sync.stop(_LEAVE_SECONDS)
         self.follower.stop(_LEAVE_SECONDS)
+        self.audit.stop(_LEAVE_SECONDS)
 
     def unready(self) -> str | None:
         """Why feeds should go elsewhere, or None."""
@@ -155,6 +160,7 @@ class Replica:
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),
+            "audit": {"matched": self.audit.matched, "mismatched": self.audit.mismatched},
             "saved_at": self.follower.saved_at,
             "outboxes": {
                 name: {"waiting": box.waiting, "spooled_bytes": box.spooled_bytes}

@@ -179,6 +179,35 @@ class Refused(_Model):
     detail: str
 
 
+class ItemSlots(_Model):
+    """The values that an item gives each of its slots: integers as they are, others as their hashes."""
+
+    item_id: int
+    slots: dict[str, list[int]]
+
+
+class ExplainedItem(_Model):
+    """One item of an explained request: its slots, and its scores as served and as computed again."""
+
+    item_id: int
+    propensity: float | None
+    slots: dict[str, list[int]]
+    served: dict[str, float]
+    again: dict[str, float]
+
+
+class Explanation(_Model):
+    """A request as its log has it; `same_bits`: the log gives the very scores that were served."""
+
+    request_id: str
+    user_id: int
+    event_time: int
+    model: ModelInfo
+    context: dict[str, list[int]]
+    items: list[ExplainedItem]
+    same_bits: bool
+
+
 class Accepted(_Model):
     """How many actions or profiles were taken in."""
 

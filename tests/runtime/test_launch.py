@@ -17,7 +17,7 @@ from schema.errors import ConfigError
 from tests.polling import wait_until
 
 _LOCAL = Path("configs/local.yaml")
-_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0"]
+_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0", "console"]
 
 
 @pytest.fixture

@@ -284,6 +284,7 @@ def test_the_report(stage):
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),
+        "audit": {"matched": 0, "mismatched": 0},
         "saved_at": 0,
         "outboxes": {
             "feature_logs": {"waiting": 1, "spooled_bytes": 0},
