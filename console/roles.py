@@ -52,14 +52,15 @@ class Roles:
         key = config.serving.api_key
         headers = {"x-api-key": key} if key else {}
         self._http = httpx.AsyncClient(timeout=_SECONDS, headers=headers, transport=transport)
-        ops = config.ops_host
-        self._trainer = f"http://{ops}:{config.trainer.ops_port}/report/trainer"
-        self._simulation = f"http://{ops}:{config.simulation.ops_port}"
+        ops, hosts = config.ops_host, config.console.hosts
+        trainer, joiner = hosts.get("trainer", ops), hosts.get("joiner", ops)
+        self._trainer = f"http://{trainer}:{config.trainer.ops_port}/report/trainer"
+        self._simulation = f"http://{hosts.get('simulation', ops)}:{config.simulation.ops_port}"
         workers = range(config.streaming.workers)
-        self._joiners = [f"http://{ops}:{config.streaming.ops_port + i}/report/joiner" for i in workers]
+        self._joiners = [f"http://{joiner}:{config.streaming.ops_port + i}/report/joiner" for i in workers]
         shards = config.parameter_server.shards
         self._shards = [f"http://{s.host}:{s.ops_port}/report/shard" for s in shards]
-        self.replicas = [f"http://{r.host}:{r.port}" for r in config.serving.replicas]
+        self.replicas = [f"http://{hosts.get('replica', r.host)}:{r.port}" for r in config.serving.replicas]
         self.frozen = [r.freeze_after_seconds is not None for r in config.serving.replicas]
 
     async def snapshot(self, at: float) -> Snapshot:

@@ -256,10 +256,14 @@ class SimulationConfig(Section, frozen=True, kw_only=True):
 
 
 class ConsoleConfig(Section, frozen=True, kw_only=True):
-    """Where the console's pages are."""
+    """Where the console's pages are, and on which `hosts` it finds roles that do not say so elsewhere.
+
+    Of "trainer", "joiner" and "simulation" that is `ops_host`, of "replica" the replicas' own, unless named.
+    """
 
     host: str = "127.0.0.1"
     port: Port = 18400
+    hosts: dict[Literal["trainer", "joiner", "simulation", "replica"], str] = {}
 
 
 class LaunchConfig(Section, frozen=True, kw_only=True):
