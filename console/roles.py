@@ -14,6 +14,7 @@ import httpx
 from schema.config import Config
 
 _SECONDS: Final = 2.0
+_PHONE_FEED: Final = 5
 
 Report = dict[str, Any]
 
@@ -52,6 +53,8 @@ class Roles:
         key = config.serving.api_key
         headers = {"x-api-key": key} if key else {}
         self._http = httpx.AsyncClient(timeout=_SECONDS, headers=headers, transport=transport)
+        # short, so that what a person does with it soon shows in the next, and is not late for its window
+        self._feed_size = min(_PHONE_FEED, config.serving.feed_size)
         ops, hosts = config.ops_host, config.console.hosts
         trainer, joiner = hosts.get("trainer", ops), hosts.get("joiner", ops)
         self._trainer = f"http://{trainer}:{config.trainer.ops_port}/report/trainer"
@@ -89,8 +92,8 @@ class Roles:
         return await self._post(f"{self._simulation}/command/trend", {"topic": topic, "strength": strength})
 
     async def feed(self, user: int) -> Answer:
-        """A feed for `user`, of the first replica that answers."""
-        return await self._post_any("/v1/feed", {"user_id": user})
+        """A short feed for `user`, of the first replica that answers."""
+        return await self._post_any("/v1/feed", {"user_id": user, "size": self._feed_size})
 
     async def act(self, user: int, actions: list[Report]) -> Answer:
         """Tell of what `user` did."""

@@ -69,8 +69,8 @@ class _Placed:
         for index, shard in enumerate(plain["parameter_server"]["shards"]):
             shard["host"] = f"shard-{index}.shard"
         # all replicas are pods of the first one
-        del plain["serving"]["replicas"][1:]
-        plain["serving"]["replicas"][0]["host"] = "0.0.0.0"  # noqa: S104 - as above
+        first, *_ = plain["serving"]["replicas"]
+        plain["serving"]["replicas"] = [first | {"host": "0.0.0.0"}]  # noqa: S104 - as above
         plain["console"]["host"] = "0.0.0.0"  # noqa: S104 - as above
         plain["console"]["hosts"] = {name: name for name in ("trainer", "joiner", "replica")}
         text = yaml.safe_dump(plain, sort_keys=False)

@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 _SCRIPTS = Path("scripts").resolve()
-_WRAPPERS = ["bench", "demo", "kafka", "launch", "lint", "lock", "replay", "simulate", "test"]
+_WRAPPERS = [
+    "bench",
+    "demo",
+    "explain",
+    "kafka",
+    "launch",
+    "lint",
+    "lock",
+    "render-k8s",
+    "replay",
+    "simulate",
+    "test",
+]
 
 
 def bash(command, cwd=None, **env):
@@ -64,6 +76,8 @@ def test_no_script_is_without_a_test():
         ("kafka status --data x", "-m runtime.kafka_cli status --data x"),
         ("replay --speed max", "-m simulation.replay --speed max"),
         ("simulate", "-m simulation.simulate"),
+        ("explain abc", "-m serving.explain abc"),
+        ("render-k8s configs/cluster.yaml", "-m runtime.kubernetes configs/cluster.yaml"),
         ("test --slow tests/x.py", "-m pytest --slow tests/x.py"),
     ],
 )
