@@ -68,7 +68,7 @@ def test_only_takes_kinds_and_names(specs, only, started):
 
 def test_an_unknown_role_is_refused_with_the_legal_ones(specs):
     with pytest.raises(
-        ConfigError, match=r"only: shard-7, worker; legal are joiner, joiner-0, kafka, .*trainer"
+        ConfigError, match=r"only: shard-7, worker; legal are console, joiner, joiner-0, kafka, .*trainer"
     ):
         select(specs, ["worker", "shard-7", "kafka"])
 
