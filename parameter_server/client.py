@@ -135,7 +135,7 @@ class ParameterClient:
             step: rises with every push of this trainer; one that a shard has had is not applied again.
             gradients: ids uint64 (n,), repeats summed, and gradients float32 (n, dim), by table.
             event_time: of the step's newest sample, in milliseconds.
-            completed_at: wall-clock milliseconds at which some of its samples were complete.
+            completed_at: wall-clock milliseconds of some of its samples, as `schema.stages` packs them.
         """
         blocks = self._blocks(gradients)
         times = np.array(completed_at, "<i8").tobytes()

@@ -20,7 +20,7 @@ from schema.records import F32, I64, U64
 class Trace(NamedTuple):
     """One applied push: the shard's clock after it, whose step it was, and what that had learned from.
 
-    completed_at int64 (n,): wall-clock milliseconds at which a sample of the step was complete.
+    completed_at int64 (n,): wall-clock milliseconds of some of its samples, as `schema.stages` packs them.
     """
 
     clock: int

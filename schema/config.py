@@ -264,14 +264,24 @@ class SyncConfig(Section, frozen=True, kw_only=True):
 
 
 class ReplicaConfig(Section, frozen=True, kw_only=True):
-    """Where one serving replica listens."""
+    """Where one serving replica listens.
+
+    With `freeze_after_seconds` it stops taking rounds that long after its first trained model: the control
+    arm of a comparison, which `simulation` gives half of its users.
+    """
 
     host: str = "127.0.0.1"
     port: Port
+    freeze_after_seconds: PositiveSeconds | None = None
 
 
 class ServingConfig(Section, frozen=True, kw_only=True):
-    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`."""
+    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`.
+
+    Of all positions, `explore_share` show an item at random. With an `api_key`, /v1 requests need it in the
+    header X-API-Key; at most `max_requests` are worked on at once, and further ones are told to come again.
+    Per topic, `spool_mb` may wait on disk while Kafka is away.
+    """
 
     replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
     candidates: Positive = 100
@@ -279,10 +289,18 @@ class ServingConfig(Section, frozen=True, kw_only=True):
     feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     popularity_half_life_seconds: PositiveSeconds = 3600.0
     torch_threads: Positive = 1
+    explore_share: Annotated[float, Meta(ge=0, le=1)] = 0.015
+    max_requests: Positive = 64
+    spool_mb: Positive = 256
+    api_key: Annotated[str, Meta(min_length=8, max_length=200)] | None = None
 
 
 class SimulationConfig(Section, frozen=True, kw_only=True):
-    """Closed-loop simulated users: how many, of which tastes, and how fast they scroll."""
+    """Closed-loop simulated users: how many, of which tastes, how fast they scroll, and how they change.
+
+    A taste moves towards a new aim within about `drift_seconds`, and jumps every `jump_seconds` on average;
+    an item lives for `item_life_seconds` on average. Commands and reports are on `ops_port`.
+    """
 
     users: Positive = 500
     items: Positive = 2000
@@ -290,7 +308,22 @@ class SimulationConfig(Section, frozen=True, kw_only=True):
     surfaces: Positive = 2
     requests_per_second: PositiveFloat = 40.0
     action_delay_seconds: PositiveFloat = 1.0
+    drift_seconds: Annotated[float, Meta(ge=1)] = 600.0
+    jump_seconds: Annotated[float, Meta(ge=1)] = 1200.0
+    item_life_seconds: Annotated[float, Meta(ge=1)] = 1800.0
     seed: Count = 0
+    ops_port: Port = 18300
+
+
+class ConsoleConfig(Section, frozen=True, kw_only=True):
+    """Where the console's pages are, and on which `hosts` it finds roles that do not say so elsewhere.
+
+    Of "trainer", "joiner" and "simulation" that is `ops_host`, of "replica" the replicas' own, unless named.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 18400
+    hosts: dict[Literal["trainer", "joiner", "simulation", "replica"], str] = {}
 
 
 class LaunchConfig(Section, frozen=True, kw_only=True):
@@ -317,4 +350,5 @@ class Config(Section, frozen=True, kw_only=True):
     sync: SyncConfig = SyncConfig()
     serving: ServingConfig
     simulation: SimulationConfig = SimulationConfig()
+    console: ConsoleConfig = ConsoleConfig()
     launch: LaunchConfig = LaunchConfig()

@@ -25,6 +25,11 @@ def check(config: Config) -> None:
             f"trainer.report_period.end: {period.end.isoformat()}; "
             f"legal is a time after the start, {period.start.isoformat()}"
         )
+    if all(replica.freeze_after_seconds is not None for replica in config.serving.replicas):
+        raise ConfigError(
+            "serving.replicas.0.freeze_after_seconds: all replicas have one; legal is at least one without, "
+            "which goes on learning"
+        )
     if config.serving.candidates < config.serving.feed_size:
         raise ConfigError(
             f"serving.candidates: {config.serving.candidates}; "
@@ -88,9 +93,10 @@ def _check_addresses(config: Config) -> None:
     addresses += [(r.host, r.port) for r in serving.replicas]
     workers = range(config.streaming.workers)
     addresses += [(config.ops_host, config.streaming.ops_port + i) for i in workers]
+    addresses += [(config.ops_host, config.trainer.ops_port), (config.ops_host, config.simulation.ops_port)]
+    addresses.append((config.console.host, config.console.port))
     if config.streaming.dump is not None:
         addresses.append((config.ops_host, config.streaming.dump.ops_port))
-    addresses += [(config.ops_host, config.trainer.ops_port)]
     if config.kafka.bootstrap is None:
         addresses.append(("127.0.0.1", config.kafka.local_port))
     _unique("addresses (host and port)", addresses)

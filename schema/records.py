@@ -94,7 +94,9 @@ class ModelVersion(Record, frozen=True, array_like=True):
 class FeatureLog(Record, frozen=True, array_like=True, tag=1):
     """One served feed request and what its n impressions looked like to the model when it was served.
 
-    items <i8 (n,), positions <u2 (n,), scores <f4 (n, tasks) or empty where nothing ranked them.
+    items <i8 (n,), positions <u2 (n,), scores <f4 (n, tasks) or empty where nothing ranked them,
+    propensities <f4 (n,): how likely each item had to be shown at its position, given those before it, or
+    empty where the server does not explore.
     """
 
     request_id: str
@@ -106,6 +108,7 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
     positions: bytes
     features: Features
     scores: bytes = b""
+    propensities: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -123,6 +126,8 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
             return f"positions: {len(self.positions)} bytes for {n} impressions; legal is {2 * n}"
         if len(self.scores) % (4 * n):
             return f"scores: {len(self.scores)} bytes for {n} impressions; legal is a multiple of {4 * n}"
+        if len(self.propensities) not in (0, 4 * n):
+            return f"propensities: {len(self.propensities)} bytes for {n} impressions; legal is 0 or {4 * n}"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} impressions"
         return None

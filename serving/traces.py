@@ -24,7 +24,7 @@ class Traces:
         self._covered: dict[str, int] = {}
 
     def learned(self, deltas: Sequence[Delta]) -> I64:
-        """The completion times, in Unix ms, of the samples that `deltas`, once applied, complete."""
+        """The times, in Unix ms, of the samples that `deltas`, once applied, complete."""
         for delta in deltas:
             self._steps[delta.shard] = delta.steps
         covered = covered_steps(self._steps)

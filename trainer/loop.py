@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from schema.config import Config
 from schema.records import F32, DeadLetter
+from schema.stages import Traced, pack
 from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
@@ -36,6 +37,8 @@ _REPLAY_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 2.0
 _RATE_SECONDS: Final = 5.0
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -192,9 +195,11 @@ class Trainer:
 
     def _push(self, step: int, batch: RowBatch, gradients: Gradients) -> None:
         newest = max(p.event_time for p in batch.pieces)
-        completed = spread([p.completed_at for p in batch.pieces], self._traces)
+        trained_at = time.time_ns() // 1_000_000
+        sampled = spread(list(batch.pieces), self._traces)
+        traces = pack(Traced(p.event_time, p.completed_at, trained_at) for p in sampled)
         with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(step, batch.rows, gradients, newest, completed)
+            self._shards.push(step, batch.rows, gradients, newest, traces)
 
     def _refuse(self, step: int, rows: int) -> None:
         _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
@@ -216,7 +221,7 @@ class Trainer:
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 
-def spread(values: list[int], most: int) -> list[int]:
+def spread(values: list[T], most: int) -> list[T]:
     """At most `most` of `values`, evenly spaced, first and last included where two or more are wanted."""
     if len(values) <= most:
         return values

@@ -26,6 +26,7 @@ PORTS = (
     "parameter_server.shards.1.ops_port",
     "streaming.ops_port",
     "trainer.ops_port",
+    "simulation.ops_port",
     "serving.replicas.0.port",
 )
 QUICK = ("streaming.window_seconds=2", "simulation.action_delay_seconds=0.3", "kafka.heap_mb=256")

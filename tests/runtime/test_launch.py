@@ -18,7 +18,7 @@ from schema.errors import ConfigError
 from tests.polling import wait_until
 
 _LOCAL = Path("configs/local.yaml")
-_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0"]
+_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0", "console"]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_only_takes_kinds_and_names(specs, only, started):
 
 def test_an_unknown_role_is_refused_with_the_legal_ones(specs):
     with pytest.raises(
-        ConfigError, match=r"only: shard-7, worker; legal are joiner, joiner-0, kafka, .*trainer"
+        ConfigError, match=r"only: shard-7, worker; legal are console, joiner, joiner-0, kafka, .*trainer"
     ):
         select(specs, ["worker", "shard-7", "kafka"])
 

@@ -9,7 +9,22 @@ from pathlib import Path
 import pytest
 
 _SCRIPTS = Path("scripts").resolve()
-_WRAPPERS = ["bench", "demo", "kafka", "launch", "lint", "lock", "ps", "replay", "simulate", "test"]
+_WRAPPERS = [
+    "backfill",
+    "bench",
+    "demo",
+    "explain",
+    "kafka",
+    "launch",
+    "lint",
+    "lock",
+    "ps",
+    "render-k8s",
+    "replay",
+    "simulate",
+    "soak",
+    "test",
+]
 
 
 def bash(command, cwd=None, **env):
@@ -65,6 +80,8 @@ def test_no_script_is_without_a_test():
         ("ps why 3:9 --json", "-m parameter_server.ps why 3:9 --json"),
         ("replay --speed max", "-m simulation.replay --speed max"),
         ("simulate", "-m simulation.simulate"),
+        ("explain abc", "-m serving.explain abc"),
+        ("render-k8s configs/cluster.yaml", "-m runtime.kubernetes configs/cluster.yaml"),
         ("test --slow tests/x.py", "-m pytest --slow tests/x.py"),
     ],
 )

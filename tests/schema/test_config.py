@@ -50,6 +50,7 @@ CASES = [
     Case("tasks", [{"name": "a", "actions": ["x"]}] * 2, ("tasks: 'a' is given twice",)),
     Case("parameter_server.tables", [{"name": "embedding", "dim": 0}], ("tables.0.dim: 0", "at least 1")),
     Case("parameter_server.shards", [{"port": 1, "ops_port": 1}], ("addresses", "given twice")),
+    Case("serving.replicas", [{"port": 1, "freeze_after_seconds": 1}], ("goes on learning",)),
     Case(
         "kafka.topics.user_actions",
         {"name": "a", "partitions": 3},

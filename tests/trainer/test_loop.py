@@ -321,4 +321,6 @@ def test_a_push_tells_the_newest_event_and_when_samples_were_complete(make_world
     messages = {0: envelopes([block(i, event_time=1000 * (i + 1)) for i in range(2)], 1), 1: []}
     it = make_world(messages, traces_per_step=1)
     it.to_the_end()
-    assert it.server.pushes == [(1, 2000, [1005])]
+    ((step, newest, (event, completed, trained)),) = it.server.pushes
+    assert (step, newest, event, completed) == (1, 2000, 1000, 1005)
+    assert trained > 1_700_000_000_000
