@@ -178,10 +178,10 @@ def test_a_tenth_of_garbage_harms_nothing_else(topics, feed, view, tmp_path):
 
 
 def test_a_producer_whose_clock_is_ahead_closes_nobody_elses_window(topics, feed, view, tmp_path):
-    config = deployment(topics, tmp_path, window_seconds=4.0)
-    now = int(time.time() * 1000)
-    ahead = now + 1_800_000
+    config = deployment(topics, tmp_path, window_seconds=8.0)
     with workers(config, tmp_path) as (worker,):
+        now = int(time.time() * 1000)
+        ahead = now + 1_800_000
         feed.logs([feature_log("good", now, user_id=7)])
         feed.logs([feature_log("ahead", ahead, user_id=7)])
         feed.actions([ActionBatch(7, (action("ahead", ahead + 1),))])
