@@ -25,7 +25,7 @@ from schema.config import Config
 _FETCH_WAIT_MS: Final = 100
 """Faust asks for 1.5 s; a partition whose messages came meanwhile would wait for that answer."""
 
-_POLL_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.25
 _POLL_RECORDS: Final = 2000
 _FETCH_BYTES: Final = 4 << 20
 _PRODUCER_BATCH_BYTES: Final = 512 << 10
@@ -36,9 +36,10 @@ _FRAME_BYTES: Final = 4096
 
 
 class Intake(Protocol):
-    """Who takes the messages; who has `gate` may read."""
+    """Who takes the messages. Who has `gate` may read; `rounds` counts the fetches taken."""
 
     gate: asyncio.Lock
+    rounds: int
 
     async def take(self, place: TP, records: Sequence[Any]) -> None:
         """Messages of a topic's partition, in order."""
@@ -92,6 +93,7 @@ class _Consumer(driver.Consumer):
             for place, batch in (records or {}).items():
                 if active is None or place in active:
                     await intake.take(TP(place.topic, place.partition), batch)
+            intake.rounds += 1
         await asyncio.sleep(0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import faust
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 _EVERY_MS: Final = 250
 _ANSWER_SECONDS: Final = 2.0
+_ROUNDS: Final = 2
 
 
 class IdleProbe:
@@ -31,13 +32,20 @@ class IdleProbe:
     Args:
         app: the Faust app, whose consumer is asked.
         topics: the names of the two topics, by side.
+        rounds: how many fetches have been taken completely.
     """
 
-    def __init__(self, app: faust.App, topics: tuple[str, str]) -> None:
+    def __init__(self, app: faust.App, topics: tuple[str, str], rounds: Callable[[], int]) -> None:
+        self._rounds = rounds
+        self._at_end: dict[TP, tuple[int, int]] = {}
         self._app = app
         self._topics = topics
         self._last = 0
         self._answers = True
+
+    def forget(self) -> None:
+        """Partitions have changed hands."""
+        self._at_end.clear()
 
     async def look(self, partitions: Mapping[int, Partition], now: int) -> None:
         """Ask for the topics that have been silent, at most every 250 ms. `now`: the steady clock, ms."""
@@ -76,7 +84,18 @@ class IdleProbe:
             return
         ends = await consumer.highwaters(*places)
         for tp, (partition, side) in places.items():
-            end = ends[tp]
-            # the last offsets may hold no message but a transaction's marker: only the position passes that
-            if partition.next_offset(side) >= end or (await consumer.position(tp) or 0) >= end:
+            if partition.next_offset(side) >= ends[tp] or await self._passed(tp, ends[tp]):
                 partition.clock.drained(side, now)
+
+    async def _passed(self, place: TP, end: int) -> bool:
+        """Whether reading has passed `end` without a message: over a transaction's marker, or from the start.
+
+        The client's position passes messages that are still on their way to the partition. They have arrived
+        once whole rounds of reading have ended since.
+        """
+        rounds = self._rounds()
+        if self._at_end.get(place, (None, 0))[0] != end:
+            if (await self._app.consumer.position(place) or 0) < end:
+                return False
+            self._at_end[place] = (end, rounds)
+        return rounds >= self._at_end[place][1] + _ROUNDS

@@ -56,6 +56,7 @@ class Job:
         self.unread: dict[tuple[str, int], int] = {}
         self.state_bytes = 0
         self.gate = asyncio.Lock()
+        self.rounds = 0
         self._app = app
         self._config = config
         self._dir = Path(config.run_dir) / f"joiner-{worker}"
@@ -63,7 +64,7 @@ class Job:
         self._sides = {name: side for side, name in zip(Side, self._names, strict=True)}
         self._rules = Rules.of(config.streaming, config.tasks)
         self._outlet = Outlet(app, topics, self._on_delivered, self.fail)
-        self._probe = IdleProbe(app, self._names)
+        self._probe = IdleProbe(app, self._names, lambda: self.rounds)
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._broken: set[int] = set()
@@ -236,6 +237,7 @@ class Job:
                 places = [TP(name, number) for name in self._names]
                 for place in places:
                     await self._app.consumer.seek(place, await self._acknowledged(place))
+                self._probe.forget()
                 self._hold(number)
             self._broken.discard(number)
 
@@ -259,6 +261,7 @@ class Job:
     async def assigned_now(self, places: set[TP]) -> None:
         """As `Intake`."""
         self._committed.clear()
+        self._probe.forget()
         self.assigned = {tp.partition for tp in places}
         for number in sorted(self.assigned - self.holdings.keys()):
             self._hold(number)

@@ -4,6 +4,9 @@ A joiner that restarts emits again what it had emitted. A pair is known by the p
 (source partition, offset, index in the envelope), its row there and its task. Every block says below which
 source offset everything was emitted before it, so what lies below the highest such word, the floor, is a
 duplicate whatever it is, and needs no memory.
+
+A late block is known by the place of the action that made it, too, and its word is about actions: late
+blocks are filtered apart from the others, by the same rules.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ class SeenPairs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PartitionSeen(msgspec.Struct, frozen=True, array_like=True):
-    """What is known of one source partition."""
+    """What is known of one source partition, or (`late`) of the late blocks of one."""
 
     partition: int
     floor: int
     seen: tuple[SeenPairs, ...]
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -49,13 +53,13 @@ class DuplicateFilter:
     """Lets every (impression, task) pair pass once."""
 
     def __init__(self) -> None:
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[tuple[int, bool], _Partition] = {}
 
     def fresh(self, block: SampleBlock) -> F32:
         """1 where a pair of `block` has a known label and was not had before, shape (n, T); it now is had."""
-        source = block.source
-        partition = self._partitions.setdefault(source.partition, _Partition())
-        if source.offset < partition.floor:
+        late = block.late_offset >= 0
+        partition = self._partitions.setdefault((block.source.partition, late), _Partition())
+        if _place(block)[0] < partition.floor:
             fresh = np.zeros((len(block), len(block.tasks)), np.float32)
         else:
             fresh = _take(partition, block)
@@ -73,15 +77,16 @@ class DuplicateFilter:
                     for offset, had in sorted(partition.seen.items())
                     for index, bits in sorted(had.items())
                 ),
+                late,
             )
-            for number, partition in sorted(self._partitions.items())
+            for (number, late), partition in sorted(self._partitions.items())
         )
 
     def restore(self, state: tuple[PartitionSeen, ...]) -> None:
         """Takes the place of whatever was remembered."""
         self._partitions = {}
         for saved in state:
-            partition = self._partitions[saved.partition] = _Partition(saved.floor)
+            partition = self._partitions[saved.partition, saved.late] = _Partition(saved.floor)
             for pairs in saved.seen:
                 had = partition.seen.setdefault(pairs.offset, {})
                 had[pairs.index] = int.from_bytes(pairs.bits, "little")
@@ -89,8 +94,17 @@ class DuplicateFilter:
             heapify(partition.offsets)
 
 
+def _place(block: SampleBlock) -> tuple[int, int]:
+    """The offset that `resolved_below` speaks of, and which of the requests there the block is about."""
+    source = block.source
+    if block.late_offset < 0:
+        return source.offset, source.index
+    # one message may hold actions on many requests
+    return block.late_offset, source.offset << 16 | source.index
+
+
 def _take(partition: _Partition, block: SampleBlock) -> F32:
-    offset, index = block.source.offset, block.source.index
+    offset, index = _place(block)
     had = partition.seen.get(offset)
     if had is None:
         had = partition.seen[offset] = {}

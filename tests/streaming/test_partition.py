@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +22,7 @@ from streaming.recall import absorb_blocks, absorb_logs
 from streaming.watermark import Side
 from tests.streaming.make import EARLY, HORIZON, RULES, WINDOW, action, feature_log, sampler
 from tests.streaming.netview import NetView
+from trainer.dedup import DuplicateFilter
 
 DISORDER = 50
 TOPICS = ("logs", "actions")
@@ -346,3 +348,31 @@ def test_a_block_too_large_for_kafka_ends_as_a_dead_letter():
     assert letters(bench) == [("logs", 3, 0, 0, "too_large")]
     bench.commit()
     assert bench.committed == [1, 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
+    rng = random.Random(seed)
+    made = traffic(rng, 40)
+    bench = Bench(made.logs, made.actions, EARLY if early else RULES)
+    crashes = 0
+    while (side := some_side(rng, bench)) is not None:
+        bench.step(side)
+        if rng.random() < 0.3:
+            bench.deliver(rng.randint(0, len(bench.outgoing)))
+        if rng.random() < 0.2:
+            bench.commit()
+        if rng.random() < 0.1 and crashes < 4:
+            crashes += 1
+            bench.restart()
+    bench.finish()
+    had, net = DuplicateFilter(), Counter()
+    for block in bench.samples + bench.samples[-7:]:
+        saved, had = had.state(), DuplicateFilter()
+        had.restore(saved)
+        for at, task in zip(*had.fresh(block).nonzero(), strict=True):
+            name = (block.request_id, int(block.item_ids()[at]), block.tasks[task])
+            net[*name, float(block.label_matrix()[at, task])] += 1
+            net[*name, 0.0] -= int(block.retract_matrix()[at, task])
+    assert sorted(net.elements()) == made.labels
