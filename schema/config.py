@@ -168,13 +168,13 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 
 
 class RetrievalConfig(Section, frozen=True, kw_only=True):
-    """Deep Retrieval: candidates learned in the stream. Left out, candidates are the popular and recent items.
+    """Deep Retrieval: candidates learned in the stream. Without it they are the popular and recent items.
 
-    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A user's vector
-    pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector of the user's own.
-    `beam` paths are kept a layer, and at most `rerank` of their items reranked. `scored_paths` a item are remembered,
-    `score_decay` is what a score is worth one pair later; an M-step of `sweeps` passes follows every `placement_rows`
-    pairs.
+    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
+    user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
+    of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
+    `scored_paths` an item are remembered, `score_decay` is what a score is worth one pair later; an M-step of
+    `sweeps` passes follows every `placement_rows` pairs.
     """
 
     history: Name

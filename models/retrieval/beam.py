@@ -1,7 +1,7 @@
 """Beam search over the structure, and retrieval with it: plain arrays in and out, without torch and the GIL.
 
-A layer keeps the `beam` prefixes of the highest cumulative log-probability, by a bounded heap instead of a sort.
-Where `beam` is at least K^(D-1) nothing is cut and the result is that of enumerating all K^D paths.
+A layer keeps the `beam` prefixes of the highest cumulative log-probability, by a bounded heap instead of a
+sort. Where `beam` is at least K^(D-1) nothing is cut and the result is that of enumerating all K^D paths.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Beams:
 class Retrieved:
     """The best items of n users, best first: rows i32 (n, top) and scores f32 (n, top).
 
-    Of row i the first `counts[i]` are filled, the rest is row -1 and score -inf; `reranked[i]` items were scored.
+    Of row i the first `counts[i]` are filled, the rest is row -1 and score -inf; `reranked[i]` items were
+    scored.
     """
 
     rows: I32

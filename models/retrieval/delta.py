@@ -1,6 +1,7 @@
 """What of a structure changed since a version, as a value and as bytes.
 
-A delta's bytes are a CRC-32, little-endian, and MessagePack of raw little-endian arrays: safe to read from anyone.
+A delta's bytes are a CRC-32, little-endian, and MessagePack of raw little-endian arrays: safe to read from
+anyone.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StructureDelta(msgspec.Struct, frozen=True, array_like=True):
-    """Changes from version `since` to `version` of one `epoch` of a structure; `since` 0 says: everything there is.
+    """Changes from version `since` to `version` of one `epoch` of a structure; `since` 0: all there is.
 
-    `ids` <i8 (n,) with their `paths` <i4 (n, J) are the items placed or moved; `removed` <i8 (k,) are gone. `digest`
-    is that of the whole structure at `version`.
+    `ids` <i8 (n,) with their `paths` <i4 (n, J) are the items placed or moved; `removed` <i8 (k,) are gone.
+    `digest` is that of the whole structure at `version`.
     """
 
     epoch: int

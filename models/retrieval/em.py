@@ -1,10 +1,10 @@
-"""The structure's EM: a decayed score of every (item, path), and the coordinate descent that places the items.
+"""The structure's EM: decayed scores of (item, path), and the coordinate descent that places the items.
 
-    score      s[v, c] <- eta s[v, c] + p(c | x)        for a pair (x, v), over x's beam and v's recorded paths
-    M-step     max over the paths of  sum_v N_v log sum_j s[v, path_j(v)]  -  alpha sum_c |c|^4 / 4
+    score      s[v, c] <- eta s[v, c] + p(c | x)        for a pair (x, v), over x's beam and v's recorded
+    paths M-step     max over the paths of  sum_v N_v log sum_j s[v, path_j(v)]  -  alpha sum_c |c|^4 / 4
 
-(Gao et al., arXiv 2007.07203, section 3.) An item keeps its S best-scored paths. One that enters a full list starts
-from the list's minimum, since what it had before it was dropped, or never entered, was at most that.
+(Gao et al., arXiv 2007.07203, section 3.) An item keeps its S best-scored paths. One that enters a full list
+starts from the list's minimum, since what it had before it was dropped, or never entered, was at most that.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _ROWS = taken(INT64, 1)
 class PathScores:
     """What the stream has said of `rows` items: their S best paths, by row of the structure.
 
-    `paths` i32 (rows, S), -1 where nothing is recorded; `scores` f32 (rows, S), 0 there; `weights` f32 (rows,), the
-    decayed number of pairs N_v.
+    `paths` i32 (rows, S), -1 where nothing is recorded; `scores` f32 (rows, S), 0 there; `weights` f32
+    (rows,), the decayed number of pairs N_v.
     """
 
     paths: I32
@@ -82,8 +82,9 @@ class PathScores:
 def m_step(scores: PathScores, assignments: I32, paths: int, alpha: float, sweeps: int) -> I32:
     """New assignments i32 (rows, J), by `sweeps` passes of coordinate descent from `assignments`.
 
-    In a pass each item in turn leaves its paths and chooses J distinct ones again, each the best given those chosen
-    before. One that has fewer than J recorded keeps old ones in their stead; one without scores stays where it is.
+    In a pass each item in turn leaves its paths and chooses J distinct ones again, each the best given those
+    chosen before. One that has fewer than J recorded keeps old ones in their stead; one without scores stays
+    where it is.
 
     Raises:
         ValueError: there are not as many rows of scores as of assignments.
@@ -100,7 +101,7 @@ def m_step(scores: PathScores, assignments: I32, paths: int, alpha: float, sweep
 
 
 def sweep(scores: PathScores, alpha: float, sizes: I64, placed: I32) -> None:
-    """One pass over the rows of `placed` i32 (rows, J), which it changes, and with it `sizes` i64 (paths,)."""
+    """One pass over the rows of `placed` i32 (rows, J), which it changes, as it does `sizes` i64 (paths,)."""
     _sweep(scores.paths, scores.scores, scores.weights, alpha, sizes, placed)
 
 
@@ -161,7 +162,7 @@ def _update(  # noqa: PLR0917 - a kernel takes as many arrays as it takes
 
 @kernel(F64(F64, F32, F64, INT64, F64))
 def _gain(weight: Any, score: Any, chosen: Any, size: Any, alpha: Any) -> Any:
-    """What adding an item to a path of `size` items gains, where paths of `chosen` score in all are its already."""
+    """What an item gains by a path of `size` items, beside paths of `chosen` score in all."""
     likelihood = np.log(np.float64(score) + chosen)
     if chosen > 0:
         likelihood -= np.log(chosen)
@@ -175,6 +176,33 @@ def _among(paths: Any, count: Any, path: Any) -> Any:
         if paths[j] == path:
             return 1
     return 0
+
+
+@kernel(types.int32(taken(types.int32, 1), taken(types.int32, 1), INT64))
+def _spare(old: Any, placed: Any, count: Any) -> Any:
+    """An old path that is not among the first `count` of the new ones, or -1."""
+    for path in old:
+        if path >= 0 and not _among(placed, count, path):
+            return path
+    return np.int32(-1)
+
+
+@kernel(
+    INT64(taken(types.int32, 1), taken(F32, 1), F64, F64, F64, made(INT64, 1), taken(types.int32, 1), INT64)
+)
+def _choice(  # noqa: PLR0917 - a kernel takes as many arrays as it takes
+    paths: Any, scores: Any, weight: Any, chosen: Any, alpha: Any, sizes: Any, placed: Any, count: Any
+) -> Any:
+    """Which recorded path gains most beside the first `count` of `placed`, or -1."""
+    best: Any = np.int64(-1)
+    best_gain = -np.inf
+    for s in range(paths.shape[0]):
+        if paths[s] < 0 or scores[s] <= 0 or _among(placed, count, paths[s]):
+            continue
+        gain = _gain(weight, scores[s], chosen, sizes[paths[s]], alpha)
+        if gain > best_gain:
+            best, best_gain = s, gain
+    return best
 
 
 @kernel(VOID(taken(types.int32, 2), taken(F32, 2), taken(F32, 1), F64, made(INT64, 1), _PATHS))
@@ -192,20 +220,11 @@ def _sweep(  # noqa: PLR0917 - a kernel takes as many arrays as it takes
                 sizes[old[j]] -= 1
         chosen = 0.0
         for j in range(slots):
-            best, best_score, best_gain = np.int32(-1), np.float32(0.0), -np.inf
-            for s in range(paths.shape[1]):
-                path = paths[v, s]
-                if path < 0 or scores[v, s] <= 0 or _among(placed[v], j, path):
-                    continue
-                gain = _gain(np.float64(weights[v]), scores[v, s], chosen, sizes[path], alpha)
-                if gain > best_gain:
-                    best, best_score, best_gain = path, scores[v, s], gain
-            if best < 0:
-                for o in range(slots):
-                    if old[o] >= 0 and not _among(placed[v], j, old[o]):
-                        best = old[o]
-                        break
-            placed[v, j] = best
-            chosen += best_score
-            if best >= 0:
-                sizes[best] += 1
+            s = _choice(paths[v], scores[v], np.float64(weights[v]), chosen, alpha, sizes, placed[v], j)
+            if s >= 0:
+                placed[v, j] = paths[v, s]
+                chosen += scores[v, s]
+            else:
+                placed[v, j] = _spare(old, placed[v], j)
+            if placed[v, j] >= 0:
+                sizes[placed[v, j]] += 1

@@ -1,4 +1,4 @@
-"""How often each item comes in the stream: what a sampled softmax must correct for (Yi et al., RecSys 2019)."""
+"""How often items come in the stream, which a sampled softmax must correct for (Yi et al., RecSys 2019)."""
 
 from __future__ import annotations
 
@@ -46,4 +46,5 @@ class ItemFrequencies:
     def log_inclusion(self, rows: I64, draws: int) -> F32:
         """log(1 - (1 - p)^draws) of counted rows: the chance to be among `draws` positives of the stream."""
         share = np.minimum(self.counts[rows] / self.total, 1 - 1e-12)
-        return np.log(-np.expm1(draws * np.log1p(-share))).astype(np.float32)
+        chances: F32 = np.log(-np.expm1(draws * np.log1p(-share))).astype(np.float32)
+        return chances

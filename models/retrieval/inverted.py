@@ -70,7 +70,7 @@ def build_index(assignments: I32, paths: int) -> InvertedIndex:
     Raises:
         ValueError: a code is outside that range.
     """
-    if assignments.size and not (-1 <= assignments.min() and assignments.max() < paths):
+    if assignments.size and not (assignments.min() >= -1 and assignments.max() < paths):
         raise ValueError(
             f"assignments: codes {assignments.min()} to {assignments.max()}; legal is -1 to {paths - 1}"
         )

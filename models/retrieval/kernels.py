@@ -1,7 +1,8 @@
 """The compiled beam search, the walk of the inverted index, and the reranking of what it finds.
 
-Shapes: D layers, K nodes, H hidden units, `dim` floats a user. The code of a prefix is its nodes as the digits of
-a number of base K, so the code of a whole path lies below K^D. Weights are as `weights.BeamWeights` lays them out.
+Shapes: D layers, K nodes, H hidden units, `dim` floats a user. The code of a prefix is its nodes as the
+    digits of a number of base K, so the code of a whole path lies below K^D. Weights are as
+    `weights.BeamWeights` lays them out.
 """
 
 # ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
@@ -39,7 +40,7 @@ def _add_product(values: Any, matrix: Any, count: Any, into: Any) -> None:
 
 @kernel(F32(_OUT1, _INT1))
 def _log_sum_exp(logits: Any, scratch: Any) -> Any:
-    """log(sum(exp(logits))) to about 1e-6, in vector registers; `scratch` int32 (K,).
+    """The log of sum(exp(logits)) to about 1e-6, in vector registers; `scratch` int32 (K,).
 
     exp(x) = 2^n 2^f, where n is the whole part of x / log(2): 2^n by its bits, 2^f by its Taylor polynomial.
     """
@@ -74,7 +75,7 @@ def _logits(
     active: Any,
     logits: Any,
 ) -> None:
-    """Logits of the nodes of `layer` after the prefix `code`; `user` is the user's part of the hidden layer."""
+    """Logits of the nodes of `layer` after the prefix `code`; `user` is the user's part."""
     nodes = out_bias.shape[1]
     for h in range(hidden.shape[0]):
         hidden[h] = user[h]
@@ -92,10 +93,8 @@ def _logits(
     _add_product(active, out[layer], hidden.shape[0], logits)
 
 
-@kernel(VOID(_IN1, *_WEIGHTS, _OUT2))
-def _user_parts(
-    x: Any, user_in: Any, user_bias: Any, node_in: Any, out: Any, out_bias: Any, parts: Any
-) -> None:
+@kernel(VOID(_IN1, _IN3, _IN2, _OUT2))
+def _user_parts(x: Any, user_in: Any, user_bias: Any, parts: Any) -> None:
     """The user's part of every layer's hidden units, (D, H)."""
     for layer in range(parts.shape[0]):
         for h in range(parts.shape[1]):
@@ -158,7 +157,7 @@ def search(
     codes, next_codes = np.empty(beam, np.int64), np.empty(beam, np.int64)
     scores, next_scores = np.empty(beam, np.float32), np.empty(beam, np.float32)
     for n in range(users.shape[0]):
-        _user_parts(users[n], user_in, user_bias, node_in, out, out_bias, parts)
+        _user_parts(users[n], user_in, user_bias, parts)
         size = _search(parts, node_in, out, out_bias, beam, codes, scores, next_codes, next_scores)
         for p in range(size):
             paths[n, p], log_probs[n, p] = codes[p], scores[p]
@@ -238,7 +237,7 @@ def retrieve(
     seen, rows = np.empty(table, np.int32), np.empty(limit, np.int32)
     top_rows, top_scores = np.empty(top, np.int64), np.empty(top, np.float32)
     for n in range(users.shape[0]):
-        _user_parts(users[n], user_in, user_bias, node_in, out, out_bias, parts)
+        _user_parts(users[n], user_in, user_bias, parts)
         size = _search(parts, node_in, out, out_bias, beam, codes, beams, next_codes, next_beams)
         for p in range(size):
             paths[p] = codes[p]

@@ -22,7 +22,7 @@ I32 = NDArray[np.int32]
 
 
 class SavedLearner(msgspec.Struct, frozen=True, array_like=True):
-    """A learner as a checkpoint keeps it; by row: `paths` <i4 (rows, S), `scores` <f4 (rows, S), `weights` <f4."""
+    """A learner in a checkpoint; by row: `paths` <i4 (rows, S), `scores` <f4 (rows, S), `weights` <f4."""
 
     structure: SavedStructure
     paths: bytes
@@ -46,7 +46,7 @@ class StructureLearner:
         self._pairs = 0
 
     def paths(self, items: I64) -> I64:
-        """The paths (m, J) of items (m,) for a structure loss; an item not seen before is placed at random first."""
+        """The paths (m, J) of items (m,) for a structure loss; a new item is placed at random first."""
         new = np.unique(items[self.structure.rows_of(items) < 0])
         if len(new):
             config = self._config

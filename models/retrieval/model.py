@@ -33,7 +33,7 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """m engagements: the user's row in the batch, the item's place among the candidates, and its paths (m, J), i64."""
+    """m engagements, i64: the user's row in the batch, the item's among the candidates, its paths (m, J)."""
 
     users: Tensor
     candidates: Tensor

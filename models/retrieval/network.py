@@ -14,6 +14,26 @@ from torch.nn import functional
 from models.retrieval.weights import BeamWeights
 
 
+class _Layer(nn.Module):
+    """The softmax of layer `depth`, and what embeddings it has of the nodes of the layers before."""
+
+    def __init__(self, dim: int, nodes: int, depth: int, hidden: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dim + depth * hidden, hidden)
+        self.leave = nn.Linear(hidden, nodes)
+        self._dim, self._hidden = dim, hidden
+
+    def user_part(self, users: Tensor) -> Tensor:
+        """What users (n, dim) add to the hidden units, (n, hidden)."""
+        return functional.linear(users, self.enter.weight[:, : self._dim], self.enter.bias)
+
+    def node_tables(self, embeddings: list[Tensor]) -> list[Tensor]:
+        """What each node of each layer before adds to the hidden units, (K, hidden) a layer."""
+        ends = range(self._dim, self.enter.in_features, self._hidden)
+        parts = [self.enter.weight[:, end : end + self._hidden] for end in ends]
+        return [table @ part.T for table, part in zip(embeddings, parts, strict=False)]
+
+
 class StructureNetwork(nn.Module):
     """Probabilities of paths.
 
@@ -27,12 +47,14 @@ class StructureNetwork(nn.Module):
     def __init__(self, dim: int, nodes: int, depth: int, hidden: int) -> None:
         super().__init__()
         self.dim, self.nodes, self.depth = dim, nodes, depth
-        self.embeddings = nn.ModuleList(nn.Embedding(nodes, hidden) for _ in range(depth - 1))
-        self.inputs = nn.ModuleList(nn.Linear(dim + d * hidden, hidden) for d in range(depth))
-        self.outputs = nn.ModuleList(nn.Linear(hidden, nodes) for _ in range(depth))
+        self.hidden = hidden
+        self._tables = [nn.Embedding(nodes, hidden) for _ in range(depth - 1)]
+        self._layers = [_Layer(dim, nodes, d, hidden) for d in range(depth)]
+        # lists of their own types beside torch's, which forget what they hold
+        self.embeddings, self.layers = nn.ModuleList(self._tables), nn.ModuleList(self._layers)
 
     def log_probs(self, users: Tensor, rows: Tensor, paths: Tensor) -> Tensor:
-        """log p(path | user), shape (m,), of codes `paths` i64 (m,) for `users` (n, dim) at `rows` i64 (m,).
+        """Log p(path | user), shape (m,), of codes `paths` i64 (m,) for `users` (n, dim) at `rows` i64 (m,).
 
         A layer's softmax is computed once for each distinct (user, prefix).
         """
@@ -47,50 +69,42 @@ class StructureNetwork(nn.Module):
             total = total + picked - torch.logsumexp(logits, dim=1)[back]
         return total
 
-    def _logits(self, layer: int, users: Tensor, rows: Tensor, prefixes: Tensor) -> Tensor:
-        weight, bias = self.inputs[layer].weight, self.inputs[layer].bias
-        hidden = functional.linear(users, weight[:, : self.dim], bias)[rows]
-        for i, table in enumerate(self._node_tables(layer)):
-            hidden = hidden + table[prefixes // self.nodes ** (layer - 1 - i) % self.nodes]
-        logits: Tensor = self.outputs[layer](torch.relu(hidden))
+    def _logits(self, depth: int, users: Tensor, rows: Tensor, prefixes: Tensor) -> Tensor:
+        layer = self._layers[depth]
+        hidden = layer.user_part(users)[rows]
+        for i, table in enumerate(self._node_tables(depth)):
+            hidden = hidden + table[prefixes // self.nodes ** (depth - 1 - i) % self.nodes]
+        logits: Tensor = layer.leave(torch.relu(hidden))
         return logits
 
-    def _node_tables(self, layer: int) -> list[Tensor]:
-        """What each node of each earlier layer adds to the hidden units, (K, hidden) a layer."""
-        parts = self.inputs[layer].weight[:, self.dim :].split(self.inputs[layer].out_features, dim=1)
-        return [self.embeddings[i].weight @ parts[i].T for i in range(layer)]
+    def _node_tables(self, depth: int) -> list[Tensor]:
+        return self._layers[depth].node_tables([table.weight for table in self._tables])
 
     @torch.no_grad()
     def export(self) -> BeamWeights:
         """The weights for a beam search, as of now."""
         tables = [table for d in range(self.depth) for table in self._node_tables(d)]
-        hidden = self.inputs[0].out_features
-        stacked = torch.stack(tables) if tables else torch.empty(0, self.nodes, hidden)
         parts = (
-            torch.stack([layer.weight[:, : self.dim].T for layer in self.inputs]),
-            torch.stack([layer.bias for layer in self.inputs]),
-            stacked,
-            torch.stack([layer.weight.T for layer in self.outputs]),
-            torch.stack([layer.bias for layer in self.outputs]),
+            torch.stack([layer.enter.weight[:, : self.dim].T for layer in self._layers]),
+            torch.stack([layer.enter.bias for layer in self._layers]),
+            torch.stack(tables) if tables else torch.empty(0, self.nodes, self.hidden),
+            torch.stack([layer.leave.weight.T for layer in self._layers]),
+            torch.stack([layer.leave.bias for layer in self._layers]),
         )
-        arrays = (np.ascontiguousarray(part.detach().cpu().numpy(), np.float32).copy() for part in parts)
-        return BeamWeights(*arrays)
+        return BeamWeights(*(np.array(part.cpu().numpy(), np.float32, order="C") for part in parts))
 
 
 def structure_loss(network: StructureNetwork, users: Tensor, rows: Tensor, paths: Tensor) -> Tensor:
     """-log sum_j p(path_j | user) of m pairs, shape (m,).
 
-    `users` (n, dim); `rows` i64 (m,) is the user of each pair; `paths` i64 (m, J) are the codes of its item's paths,
-    -1 for none. A pair whose item lies on no path has loss 0.
+    `users` (n, dim); `rows` i64 (m,) is the user of each pair; `paths` i64 (m, J) are the codes of its item's
+    paths, -1 for none. A pair whose item lies on no path has loss 0.
     """
     known = paths >= 0
     at = rows.unsqueeze(1).expand_as(paths)[known]
     found = network.log_probs(users, at, paths[known])
     log_probs = users.new_full(paths.shape, -torch.inf).masked_scatter(known, found)
     placed = known.any(dim=1)
-    # a row of -inf alone would have no gradient but NaN
-    return (
-        -torch.logsumexp(log_probs[placed], dim=1)
-        .new_zeros(len(rows))
-        .masked_scatter(placed, torch.logsumexp(log_probs[placed], dim=1))
-    )
+    # a row of nothing but -inf would have no gradient but NaN
+    likelihoods = torch.logsumexp(log_probs[placed], dim=1)
+    return users.new_zeros(len(rows)).masked_scatter(placed, -likelihoods)

@@ -16,7 +16,7 @@ I32 = NDArray[np.int32]
 
 
 def random_paths(items: I64, total_paths: int, slots: int, seed: int) -> I32:
-    """Distinct paths i32 (n, J) of each item, a pure function of (`seed`, item): order and copies do not matter.
+    """Distinct paths i32 (n, J) of each item, a pure function of (`seed`, item), whatever comes before it.
 
     Raises:
         ValueError: an item would need more paths than there are.
@@ -37,14 +37,15 @@ def random_paths(items: I64, total_paths: int, slots: int, seed: int) -> I32:
     return paths
 
 
-def best_free_paths(
+def best_free_paths(  # noqa: PLR0917 - all of them say where an item may go
     weights: BeamWeights, likely_users: F32, sizes: I64, slots: int, beam: int, alpha: float
 ) -> I32:
     """Paths i32 (n, J) of n new items in turn, by the mean vector of each one's likely users, f32 (n, dim).
 
-    An item takes, of the beam of that vector, the paths with the highest log-probability less the growth of the
-    penalty, so that a full path gives way to the next best; its unfilled slots are -1. Likely users are those who have
-    engaged with it so far, or with items whose content is alike. `sizes` i64 (K^D,) is brought up to date.
+    An item takes, of the beam of that vector, the paths with the highest log-probability less the growth of
+    the penalty, so that a full path gives way to the next best; its unfilled slots are -1. Likely users are
+    those who have engaged with it so far, or with items whose content is alike. `sizes` i64 (K^D,) is brought
+    up to date.
     """
     found = search(weights, likely_users, beam)
     scores = PathScores(found.paths, np.exp(found.log_probs), np.ones(len(likely_users), np.float32))

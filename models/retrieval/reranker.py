@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 
-def sampled_softmax_loss(
+def sampled_softmax_loss(  # noqa: PLR0917 - three of users and pairs, three of candidates
     users: Tensor, vectors: Tensor, bias: Tensor, log_q: Tensor, rows: Tensor, positives: Tensor
 ) -> Tensor:
     """-log p(positive | user) of m pairs, shape (m,), the softmax taken over c distinct candidates.
 
     A candidate that is among them with chance q stands for 1/q of its kind, so its logit is less log q
-    (Bengio and Senécal, 2008; in-batch: Yi et al., RecSys 2019); with log_q = 0 and all items it is the full softmax.
+    (Bengio and Senécal, 2008; in-batch: Yi et al., RecSys 2019); with log_q = 0 and all items it is the full
+    softmax.
 
     Args:
         users: (n, dim).

@@ -1,4 +1,4 @@
-"""Which items lie on which paths, versioned: a copy elsewhere follows by deltas and can prove that it is equal.
+"""Which items lie on which paths, versioned: a copy follows by deltas and can prove that it is equal.
 
 Knows no network: where an item should lie is decided in `em` and `placement`.
 """
@@ -22,7 +22,7 @@ _NONE: Final = -1
 
 
 class SavedStructure(msgspec.Struct, frozen=True, array_like=True):
-    """A structure as a checkpoint keeps it, its rows and free rows included, so that what follows is the same.
+    """A structure as a checkpoint keeps it: its rows and free rows too, so that what follows is the same.
 
     By row: `ids` <i8, `paths` <i4 (rows, J), `changed` <i8.
     """
@@ -42,14 +42,15 @@ class SavedStructure(msgspec.Struct, frozen=True, array_like=True):
 class PathStructure:
     """Up to J paths of K^D for every item.
 
-    An item has a row, which stays its own until it is removed; a new item takes the row freed last, or a new one. Every
-    operation that changes something makes one new version, so that a run's structure is a function of its operations.
+    An item has a row, which stays its own until it is removed; a new item takes the row freed last, or a new
+    one. Every operation that changes something makes one new version, so that a run's structure is a function
+    of its operations.
 
     Args:
         total_paths: K^D.
         slots: J, the paths an item can have.
-        epoch: which life of the structure this is. Whoever goes back to an earlier version must take another epoch,
-            since the versions that follow will mean something else.
+        epoch: which life of the structure this is. Whoever goes back to an earlier version must take another
+            epoch, since the versions that follow will mean something else.
         removed_kept: of how many removed items a delta can still tell; a copy further behind gets everything.
 
     Raises:
@@ -105,7 +106,7 @@ class PathStructure:
         return np.fromiter((self._row_of.get(i, _NONE) for i in items.tolist()), np.int64, len(items))
 
     def assign(self, items: I64, paths: I32) -> int:
-        """Put distinct `items` (n,) on `paths` (n, J), -1 for none, whether they are new or not; how many changed.
+        """Put distinct `items` (n,), new or not, on `paths` (n, J), -1 for none; how many changed.
 
         Raises:
             ValueError: an item is negative or comes twice, or a path is not one, or comes twice for an item.
@@ -147,7 +148,7 @@ class PathStructure:
         return self._index
 
     def changes_since(self, version: int, epoch: int) -> StructureDelta:
-        """What a copy at `version` of `epoch` lacks; everything where it is of another life, or too far behind."""
+        """What a copy at `version` of `epoch` lacks; all of it if that is another life, or too far behind."""
         whole = epoch != self.epoch or not self._complete_since <= version <= self.version
         since = 0 if whole else version
         rows = np.flatnonzero(self._changed[: self._used] > since)
@@ -168,8 +169,8 @@ class PathStructure:
         """Follow `delta`, to be at its version of its epoch.
 
         Raises:
-            StructureError: it does not continue this structure, which is then as it was, or the outcome does not have
-                the delta's digest, and everything has to be fetched anew.
+            StructureError: it does not continue this structure, which is then as it was, or the outcome does
+                not have the delta's digest, and everything has to be fetched anew.
         """
         if (delta.total_paths, delta.slots) != (self.total_paths, self.slots):
             raise StructureError(
@@ -214,7 +215,8 @@ class PathStructure:
         """
         if (saved.total_paths, saved.slots) != (self.total_paths, self.slots):
             raise StructureError(
-                f"saved: {saved.slots} of {saved.total_paths} paths; legal is {self.slots} of {self.total_paths}"
+                f"saved: {saved.slots} of {saved.total_paths} paths; "
+                f"legal is {self.slots} of {self.total_paths}"
             )
         self._clear()
         self.epoch, self.version = saved.epoch, saved.version
@@ -228,7 +230,7 @@ class PathStructure:
         self._complete_since = saved.complete_since
 
     def _renumber(self, delta: StructureDelta) -> None:
-        """A copy does not know when between two versions something happened: it dates all to the later one."""
+        """A copy does not know when between two versions something happened; it takes the later one."""
         rows = self.rows_of(delta.item_ids())
         self._changed[rows] = delta.version
         for item in delta.removed_ids().tolist():

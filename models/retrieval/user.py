@@ -41,7 +41,8 @@ class TowerWeights:
         lengths = (ends - starts)[:, None]
         kept = np.flatnonzero(lengths[:, 0])
         if self.attention is not None and len(history):
-            history = history * self._attended(history, starts[kept], lengths[kept, 0])[:, None]
+            shares = _shares(history @ self.attention, starts[kept], lengths[kept, 0])
+            history = history * shares[:, None]
         pooled = np.zeros((len(starts), self.up.shape[0]), np.float32)
         if len(kept):
             pooled[kept] = np.add.reduceat(history, starts[kept], axis=0)
@@ -53,12 +54,12 @@ class TowerWeights:
         users: F32 = pooled + hidden @ self.down + self.down_bias
         return users
 
-    def _attended(self, history: F32, starts: I64, lengths: I64) -> F32:
-        logits = history @ self.attention
-        logits -= np.repeat(np.maximum.reduceat(logits, starts), lengths)
-        weights = np.exp(logits)
-        shares: F32 = weights / np.repeat(np.add.reduceat(weights, starts), lengths)
-        return shares
+
+def _shares(logits: F32, starts: I64, lengths: I64) -> F32:
+    """The softmax of `logits` (total,) within each history."""
+    weights = np.exp(logits - np.repeat(np.maximum.reduceat(logits, starts), lengths))
+    shares: F32 = weights / np.repeat(np.add.reduceat(weights, starts), lengths)
+    return shares
 
 
 class UserTower(nn.Module):
@@ -67,8 +68,8 @@ class UserTower(nn.Module):
     Args:
         dim: the width of an item's embedding and of a user's vector.
         hidden: units of the network on top.
-        pool: "mean"; "sqrtn", the sum over the root of the number, so that more evidence makes a longer vector; or
-            "attention", weights softmax(a @ item) over the history.
+        pool: "mean"; "sqrtn", the sum over the root of the number, so that more evidence makes a longer
+            vector; or "attention", weights softmax(a @ item) over the history.
     """
 
     def __init__(self, dim: int, hidden: int, pool: Pool) -> None:
@@ -92,7 +93,8 @@ class UserTower(nn.Module):
         lengths = ends - starts
         owner = torch.repeat_interleave(torch.arange(len(starts)), lengths)
         if self.attention is not None:
-            history = history * self._attended(history, owner, len(starts)).unsqueeze(1)
+            shares = _tensor_shares(history @ self.attention, owner, len(starts))
+            history = history * shares.unsqueeze(1)
         pooled = history.new_zeros(len(starts), history.shape[1]).index_add(0, owner, history)
         if self.pool != "attention":
             counts = lengths.clamp(min=1).to(history.dtype).unsqueeze(1)
@@ -101,13 +103,6 @@ class UserTower(nn.Module):
             pooled = pooled + own
         users: Tensor = pooled + self.down(torch.relu(self.up(pooled)))
         return users
-
-    def _attended(self, history: Tensor, owner: Tensor, users: int) -> Tensor:
-        logits = history @ self.attention
-        top = logits.new_full((users,), -torch.inf).scatter_reduce(0, owner, logits.detach(), "amax")
-        weights = torch.exp(logits - top[owner])
-        totals = weights.new_zeros(users).index_add(0, owner, weights)
-        return weights / totals[owner]
 
     @torch.no_grad()
     def export(self) -> TowerWeights:
@@ -122,6 +117,14 @@ class UserTower(nn.Module):
             _array(down.weight.T),
             _array(down.bias),
         )
+
+
+def _tensor_shares(logits: Tensor, owner: Tensor, users: int) -> Tensor:
+    """The softmax of `logits` (total,) within each history; `owner` (total,) is whose each item is."""
+    top = logits.new_full((users,), -torch.inf).scatter_reduce(0, owner, logits.detach(), "amax")
+    weights = torch.exp(logits - top[owner])
+    totals = weights.new_zeros(users).index_add(0, owner, weights)
+    return weights / totals[owner]
 
 
 def _array(tensor: Tensor) -> F32:

@@ -13,8 +13,8 @@ from schema.records import F32
 class BeamWeights:
     """Weights of D layers of K nodes with H hidden units, for users of `dim` floats; all float32, contiguous.
 
-    Layer d has logits out[d].T @ relu(user_in[d].T @ x + user_bias[d] + sum_i node_in[d(d-1)/2 + i, c_i]) + out_bias[d],
-    where c_i, i < d, are the nodes chosen so far.
+    Layer d has logits out[d].T @ relu(user_in[d].T @ x + user_bias[d] + sum_i node_in[d(d-1)/2 + i, c_i]) +
+    out_bias[d], where c_i, i < d, are the nodes chosen so far.
 
     Shapes: user_in (D, dim, H), user_bias (D, H), node_in (D(D-1)/2, K, H), out (D, H, K), out_bias (D, K).
     """
@@ -49,12 +49,12 @@ class BeamWeights:
     @property
     def nodes(self) -> int:
         """K, the number of nodes in a layer."""
-        return self.out_bias.shape[1]
+        return int(self.out_bias.shape[1])
 
     @property
     def dim(self) -> int:
         """The width of a user's vector."""
-        return self.user_in.shape[1]
+        return int(self.user_in.shape[1])
 
     @property
     def paths(self) -> int:

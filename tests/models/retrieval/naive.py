@@ -29,7 +29,7 @@ def random_weights(rng: np.random.Generator, dim: int, nodes: int, depth: int, h
 
 
 def log_prob(weights: BeamWeights, user: F64, nodes: tuple[int, ...]) -> float:
-    """log p of the path through `nodes`, layer by layer."""
+    """Log p of the path through `nodes`, layer by layer."""
     total = 0.0
     for d, node in enumerate(nodes):
         hidden = weights.user_in[d].astype(np.float64).T @ user + weights.user_bias[d]
@@ -41,7 +41,7 @@ def log_prob(weights: BeamWeights, user: F64, nodes: tuple[int, ...]) -> float:
 
 
 def all_paths(weights: BeamWeights, user: F64) -> F64:
-    """log p of every path, by its code."""
+    """Log p of every path, by its code."""
     every = product(range(weights.nodes), repeat=weights.depth)
     return np.array([log_prob(weights, user, nodes) for nodes in every])
 

@@ -82,7 +82,8 @@ def test_the_normaliser_is_that_of_float64(scale):
     assert _log_sum_exp(logits, np.empty(97, np.int32)) == pytest.approx(exact, rel=1e-6, abs=1e-5)
 
 
-def _retrieved_by_hand(weights, assignments, reranker, user, beam, limit, top):
+def _retrieved_by_hand(weights, assignments, reranker, user, sizes):
+    beam, limit, top = sizes
     met: list[int] = []
     for path in search(weights, user[None], beam).paths[0]:
         met += [row for row in range(len(assignments)) if path in assignments[row] and row not in met]
@@ -102,7 +103,7 @@ def test_retrieval_walks_reranks_and_never_repeats_an_item(limit, top):
     index = build_index(assignments, 36)
     found = retrieve(weights, index, reranker, users, beam=9, limit=limit, top=top)
     for i, user in enumerate(users):
-        rows, scores, met = _retrieved_by_hand(weights, assignments, reranker, user, 9, limit, top)
+        rows, scores, met = _retrieved_by_hand(weights, assignments, reranker, user, (9, limit, top))
         kept = len(rows)
         assert (found.counts[i], found.reranked[i]) == (kept, met)
         assert found.rows[i, :kept].tolist() == rows.tolist()

@@ -43,7 +43,9 @@ def test_streamed_scores_are_those_of_the_oracle(seed, kept, width):
 def test_a_path_that_enters_a_full_list_starts_from_its_minimum():
     scores = PathScores.empty(1, 2)
     at = np.zeros(1, np.int64)
-    scores.update(at, at, Beams(np.array([[3, 5]], np.int32), np.log(np.array([[0.6, 0.2]], np.float32))), 0.5)
+    scores.update(
+        at, at, Beams(np.array([[3, 5]], np.int32), np.log(np.array([[0.6, 0.2]], np.float32))), 0.5
+    )
     scores.update(at, at, Beams(np.array([[9]], np.int32), np.log(np.array([[0.3]], np.float32))), 0.5)
     assert _as_dicts(scores)[0] == pytest.approx({3: 0.3, 9: 0.4})
     assert scores.weights.tolist() == [1.5]
@@ -107,7 +109,12 @@ def test_scores_grow_and_forget():
 
 @pytest.mark.parametrize(
     ("items", "users", "decay", "name"),
-    [([5], [0], 0.9, "items"), ([0], [-1], 0.9, "users"), ([0], [0], 0, "decay"), ([0, 1], [0], 0.9, "users")],
+    [
+        ([5], [0], 0.9, "items"),
+        ([0], [-1], 0.9, "users"),
+        ([0], [0], 0, "decay"),
+        ([0, 1], [0], 0.9, "users"),
+    ],
 )
 def test_updates_that_do_not_fit_are_refused(items, users, decay, name):
     beams = Beams(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32))

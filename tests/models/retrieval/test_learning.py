@@ -14,7 +14,15 @@ from models.retrieval.structure import PathStructure
 from schema.config import RetrievalConfig
 
 CONFIG = RetrievalConfig(
-    history="watched", nodes=10, depth=2, paths=2, beam=8, hidden=32, penalty=1e-3, scored_paths=10, placement_rows=6000
+    history="watched",
+    nodes=10,
+    depth=2,
+    paths=2,
+    beam=8,
+    hidden=32,
+    penalty=1e-3,
+    scored_paths=10,
+    placement_rows=6000,
 )
 DIM, CLUSTERS, EACH = 16, 15, 20
 ITEMS = CLUSTERS * EACH
