@@ -173,7 +173,8 @@ class RetrievalConfig(Section, frozen=True, kw_only=True):
     Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
     user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
     of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
-    `scored_paths` an item are remembered, `score_decay` is what a score is worth one pair later; an M-step of
+    `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
+    penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
     `sweeps` passes follows every `placement_rows` pairs.
     """
 
@@ -188,7 +189,8 @@ class RetrievalConfig(Section, frozen=True, kw_only=True):
     pool: Literal["mean", "sqrtn", "attention"] = "mean"
     user_id: bool = False
     penalty: Annotated[float, Meta(ge=0)] = 1e-4
-    scored_paths: Annotated[int, Meta(ge=1, le=1000)] = 20
+    scored_paths: Annotated[int, Meta(ge=1, le=1000)] = 60
+    score_beam: Annotated[int, Meta(ge=1, le=10_000)] = 100
     score_decay: Annotated[float, Meta(gt=0, le=1)] = 0.999
     sweeps: Positive = 3
     placement_rows: Positive = 100_000

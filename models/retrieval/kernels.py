@@ -15,6 +15,7 @@ from numba import types
 
 from models.retrieval.compiled import F32, I64, VOID, kernel, made, taken
 from models.retrieval.heap import offer, order
+from models.retrieval.prefetch import LINE_FLOATS, prefetch
 
 _IN1, _IN2, _IN3 = taken(F32, 1), taken(F32, 2), taken(F32, 3)
 _OUT1, _OUT2 = made(F32, 1), made(F32, 2)
@@ -163,11 +164,14 @@ def search(
             paths[n, p], log_probs[n, p] = codes[p], scores[p]
 
 
-@kernel(I64(_INT_IN, I64, taken(I64, 1), _INT_IN, I64, _INT1, _INT1))
-def collect(paths: Any, count: Any, offsets: Any, members: Any, limit: Any, seen: Any, rows: Any) -> Any:
+@kernel(I64(_INT_IN, I64, taken(I64, 1), _INT_IN, I64, _IN2, _INT1, _INT1))
+def collect(
+    paths: Any, count: Any, offsets: Any, members: Any, limit: Any, vectors: Any, seen: Any, rows: Any
+) -> Any:
     """The distinct items on the first `count` of `paths`, in that order, at most `limit`; how many.
 
-    `seen` is a scratch hash table of a power of two above `limit` entries.
+    Their rows of `vectors` are on their way to the cache by then. `seen` is a scratch hash table of a power
+    of two above `limit` entries.
     """
     mask = np.int64(seen.shape[0] - 1)
     seen[:] = -1
@@ -183,6 +187,8 @@ def collect(paths: Any, count: Any, offsets: Any, members: Any, limit: Any, seen
                 seen[place] = row
                 rows[found] = row
                 found += 1
+                for column in range(0, vectors.shape[1], LINE_FLOATS):
+                    prefetch(vectors, np.int64(row), np.int64(column))
                 if found == limit:
                     return found
     return found
@@ -241,7 +247,7 @@ def retrieve(
         size = _search(parts, node_in, out, out_bias, beam, codes, beams, next_codes, next_beams)
         for p in range(size):
             paths[p] = codes[p]
-        found = collect(paths, size, offsets, members, limit, seen, rows)
+        found = collect(paths, size, offsets, members, limit, vectors, seen, rows)
         kept = rerank(users[n], rows, found, vectors, bias, top, top_rows, top_scores)
         counts[n], reranked[n] = kept, found
         for i in range(kept):

@@ -59,7 +59,9 @@ class StructureLearner:
         if not new.any():
             return
         config, sizes = self._config, self.structure.index().sizes()
-        paths = best_free_paths(weights, likely_users[new], sizes, config.paths, config.beam, config.penalty)
+        paths = best_free_paths(
+            weights, likely_users[new], sizes, config.paths, config.score_beam, config.penalty
+        )
         self._place(items[new], paths)
 
     def remove(self, items: I64) -> None:
@@ -75,7 +77,8 @@ class StructureLearner:
             whether it is time for an M-step.
         """
         rows = self.structure.rows_of(items)
-        self.scores.update(rows, users, search(weights, vectors, self._config.beam), self._config.score_decay)
+        beams = search(weights, vectors, self._config.score_beam)
+        self.scores.update(rows, users, beams, self._config.score_decay)
         before = self._pairs // self._config.placement_rows
         self._pairs += len(items)
         return self._pairs // self._config.placement_rows > before

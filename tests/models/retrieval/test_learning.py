@@ -21,7 +21,8 @@ CONFIG = RetrievalConfig(
     beam=8,
     hidden=32,
     penalty=1e-3,
-    scored_paths=10,
+    scored_paths=20,
+    score_beam=20,
     placement_rows=6000,
 )
 DIM, CLUSTERS, EACH = 16, 15, 20
