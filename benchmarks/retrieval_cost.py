@@ -34,7 +34,7 @@ SHIFT = np.float32(64.0)
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items placed on a structure of K nodes in D layers, about 30 of them a path."""
+    """Items placed on a structure of K nodes in D layers."""
 
     weights: BeamWeights
     index: InvertedIndex
@@ -169,10 +169,14 @@ def _growth(benchmark: Benchmark, small: int, large: int, rounds: int) -> None:
 
 
 def _sizes(items: int) -> tuple[int, int]:
-    """K and D of a structure with about 30 items a path: two layers while K stays at most 100, then three."""
+    """K and D: paths of 30 items in two layers of at most 100 nodes, or else in three of at most 80.
+
+    Longer paths cost nothing, since no more than `LIMIT` of their items are reranked; wider layers would.
+    """
     paths = items * PATHS / 30
-    depth = 2 if paths <= 100**2 else 3
-    return max(2, round(paths ** (1 / depth))), depth
+    if paths <= 100**2:
+        return max(2, round(paths**0.5)), 2
+    return min(80, round(paths ** (1 / 3))), 3
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`rounds` of EM: an epoch of the network, scores of all pairs, an M-step; one more epoch follows.
+    """`rounds` of EM: an epoch of the network, scores of half the pairs, an M-step; one more epoch follows.
 
     `pairs` items of a half are learned from in an epoch; `frozen` leaves the random paths as they are.
     """
@@ -90,7 +90,8 @@ def learn(
         loss = _epoch(split, network, learner, optimizer, schedule, rng)
         moved = 0
         if not schedule.frozen and number < schedule.rounds:
-            every = np.arange(len(split.vectors))
+            # one half of each user foretells the other; the next round draws other halves
+            every = np.arange(data.users)
             items, counts = split.wanted.of(every)
             learner.score(network.export(), split.vectors, items, np.repeat(every, counts))
             moved = learner.place()
