@@ -18,7 +18,8 @@ _READ, _KEEP, _DATA = 0, 3, 1
 def _prefetch(_typing: Any, matrix: Any, row: Any, column: Any) -> Any:  # noqa: ARG001 - named in the signature
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        width = cgutils.unpack_tuple(builder, view.shape, 2)[1]
+        unpack: Any = cgutils.unpack_tuple
+        width = unpack(builder, view.shape, 2)[1]
         element = builder.add(builder.mul(arguments[1], width), arguments[2])
         pointer_type = ir.PointerType(ir.IntType(8))
         pointer = builder.bitcast(builder.gep(view.data, [element]), pointer_type)
