@@ -33,7 +33,7 @@ class Schedule:
     `pairs` items of a half are learned from in an epoch; `frozen` leaves the random paths as they are.
     """
 
-    rounds: int = 4
+    rounds: int = 5
     pairs: int = 16
     batch: int = 512
     learning_rate: float = 3e-3
