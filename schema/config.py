@@ -227,6 +227,37 @@ class ModelConfig(Section, frozen=True, kw_only=True):
     head_hidden: tuple[Positive, ...] = (16,)
 
 
+class RetrievalConfig(Section, frozen=True, kw_only=True):
+    """Deep Retrieval: candidates learned in the stream. Without it they are the popular and recent items.
+
+    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
+    user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
+    of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
+    `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
+    penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
+    `sweeps` passes follows every `placement_rows` pairs.
+    """
+
+    history: Name
+    table: Name = "embedding"
+    nodes: Annotated[int, Meta(ge=2, le=65536)] = 100
+    depth: Annotated[int, Meta(ge=1, le=6)] = 2
+    paths: Annotated[int, Meta(ge=1, le=16)] = 3
+    beam: Annotated[int, Meta(ge=1, le=10_000)] = 25
+    rerank: Positive = 1000
+    hidden: Positive = 64
+    pool: Literal["mean", "sqrtn", "attention"] = "mean"
+    user_id: bool = False
+    penalty: Annotated[float, Meta(ge=0)] = 1e-4
+    scored_paths: Annotated[int, Meta(ge=1, le=1000)] = 60
+    score_beam: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    score_decay: Annotated[float, Meta(gt=0, le=1)] = 0.999
+    sweeps: Positive = 3
+    placement_rows: Positive = 100_000
+    learning_rate: PositiveFloat = 0.002
+    seed: Count = 0
+
+
 class PeriodConfig(Section, frozen=True, kw_only=True):
     """A span of event time, `start` included and `end` not, as ISO 8601 with an offset."""
 
@@ -346,6 +377,7 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: StreamingConfig = StreamingConfig()
     parameter_server: ParameterServerConfig
     model: ModelConfig = ModelConfig()
+    retrieval: RetrievalConfig | None = None
     trainer: TrainerConfig = TrainerConfig()
     sync: SyncConfig = SyncConfig()
     serving: ServingConfig

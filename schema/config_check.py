@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from schema.config import Config
 from schema.errors import ConfigError
 
+PATHS_LIMIT = 1 << 26
+"""Retrieval's inverted index has an offset for every path that could be."""
 CONTEXT_SOURCES = ("context.surface", "context.hour", "context.weekday")
 
 
@@ -16,6 +18,7 @@ def check(config: Config) -> None:
     _check_topics(config)
     _check_features(config)
     _check_addresses(config)
+    _check_retrieval(config)
     _unique("tasks", (t.name for t in config.tasks))
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
     _check_streaming(config)
@@ -84,6 +87,20 @@ def _check_features(config: Config) -> None:
     if len({dims[s.table] for s in slots}) > 1:
         raise ConfigError(
             f"features.slots: tables of dims {sorted(set(dims.values()))}; legal is one dim for all"
+        )
+
+
+def _check_retrieval(config: Config) -> None:
+    retrieval = config.retrieval
+    if retrieval is None:
+        return
+    _one_of("retrieval.history", retrieval.history, [h.name for h in config.features.histories])
+    _one_of("retrieval.table", retrieval.table, [t.name for t in config.parameter_server.tables])
+    total = retrieval.nodes**retrieval.depth
+    if not retrieval.paths <= total <= PATHS_LIMIT:
+        raise ConfigError(
+            f"retrieval.nodes: {retrieval.nodes} in {retrieval.depth} layers are {total} paths; "
+            f"legal is retrieval.paths, {retrieval.paths}, to {PATHS_LIMIT}"
         )
 
 
