@@ -62,13 +62,14 @@ class SlotConfig(Section, frozen=True, kw_only=True):
     """One categorical feature. See `schema.features` for what `source` may name.
 
     `ids_of` names another slot whose ids (and so whose embedding rows) these values share, as a history of
-    items shares the item's. Several values of a row are pooled.
+    items shares the item's. Several values of a row are pooled; "attention" weighs a history by its likeness
+    to the item that is scored, which `ids_of` has to name.
     """
 
     name: Name
     slot: Annotated[int, Meta(ge=1, le=65535)]
     source: Annotated[str, Meta(pattern=r"^(user|item|context|history)\.[A-Za-z0-9_]+$")]
-    pool: Literal["mean", "sum"] = "mean"
+    pool: Literal["mean", "sum", "attention"] = "mean"
     ids_of: str | None = None
     table: Name = "embedding"
 
@@ -163,12 +164,31 @@ class ParameterServerConfig(Section, frozen=True, kw_only=True):
     retry_seconds: PositiveSeconds = 120.0
 
 
+class PositionConfig(Section, frozen=True, kw_only=True):
+    """The shallow tower of position and surface: what an impression gains by where it was shown.
+
+    Positions from `positions` on, and surfaces from `surfaces` on, each share one last row. In training a
+    row's position is taken away with probability `dropout`; serving knows none.
+    """
+
+    positions: Positive = 32
+    surfaces: Positive = 16
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+
+
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """The MMoE ranker: sizes of its expert, gate-to-head and head layers."""
+    """The MMoE ranker: sizes of its expert, gate-to-head and head layers.
+
+    `engaged` names the task that the others are conditional on: they train on engaged rows only and serve the
+    product. Unset, all heads are independent. `gate_dropout`: how likely a gate loses an expert in training.
+    """
 
     experts: Positive = 4
     expert_hidden: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (64, 32)
     head_hidden: tuple[Positive, ...] = (16,)
+    gate_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    position: PositionConfig | None = None
+    engaged: Name | None = None
 
 
 class PeriodConfig(Section, frozen=True, kw_only=True):

@@ -17,6 +17,8 @@ def check(config: Config) -> None:
     _check_features(config)
     _check_addresses(config)
     _unique("tasks", (t.name for t in config.tasks))
+    if config.model.engaged is not None:
+        _one_of("model.engaged", config.model.engaged, [t.name for t in config.tasks])
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
     period = config.trainer.report_period
     if period is not None and period.end <= period.start:
@@ -59,6 +61,11 @@ def _check_features(config: Config) -> None:
             _one_of(f"{where}.ids_of", slot.ids_of, names)
         if slot.source.startswith("history."):
             _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+        if slot.pool == "attention":
+            _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+            _one_of(
+                f"{where}.ids_of", slot.ids_of or "", [s.name for s in slots if s.source.startswith("item.")]
+            )
         if slot.source.startswith("context."):
             _one_of(f"{where}.source", slot.source, CONTEXT_SOURCES)
     dims = {t.name: t.dim for t in config.parameter_server.tables}

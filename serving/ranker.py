@@ -11,6 +11,7 @@ import torch
 from prometheus_client import Counter
 
 from models.batch import Collator
+from models.heads import Heads
 from schema.config import Config
 from schema.records import F32, Features, ModelVersion
 from serving.parameters import Parameters
@@ -35,10 +36,11 @@ class Ranking:
 
 
 class Ranker:
-    """final = sum over tasks of weight * sigmoid(logit)."""
+    """final = sum over tasks of weight * served probability, wherever the items will be shown."""
 
     def __init__(self, config: Config, parameters: Parameters) -> None:
         self._collator = Collator(config.features)
+        self._heads = Heads.of(config)
         self._weights = np.array([task.weight for task in config.tasks], np.float32)
         self._parameters = parameters
 
@@ -49,7 +51,7 @@ class Ranker:
         if reading.model is None:
             return Ranking(ModelVersion(0, reading.version.shards))
         with torch.inference_mode():
-            tasks: F32 = torch.sigmoid(reading.model(batch, reading.embeddings)).numpy()
+            tasks: F32 = self._heads.served(reading.model(batch, reading.embeddings)).numpy()
         if not np.isfinite(tasks).all():
             _NOT_FINITE.inc()
             _log.error("the scores by dense version %d are not finite", reading.version.dense)

@@ -169,7 +169,9 @@ class Trainer:
 
     def _step(self, batch: RowBatch, record: StepRecord | None) -> F32 | None:
         """One step; the predictions f32 (n, T), None if its gradients were refused."""
-        computed = self._learner.compute(batch.pieces, batch.labels(), batch.mask())
+        computed = self._learner.compute(
+            batch.pieces, self.state.counters.step + 1 if record is None else record.step
+        )
         telemetry.STEP_SECONDS.labels("pull").observe(computed.pull_seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.compute_seconds)
         if record is None:
