@@ -8,6 +8,8 @@ duplicate whatever it is, and needs no memory.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -34,6 +36,14 @@ class PartitionSeen(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(slots=True)
+class _Reading:
+    """What a batch that is read but not trained yet has changed: bits as they were, and floors to come."""
+
+    before: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    floors: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _Partition:
     floor: int = 0
     seen: dict[int, dict[int, int]] = field(default_factory=dict)
@@ -46,40 +56,55 @@ class _Partition:
 
 
 class DuplicateFilter:
-    """Lets every (impression, task) pair pass once."""
+    """Lets every (impression, task) pair pass once.
+
+    Batches are read ahead of training: what `begin` opens belongs to one batch, in order, until `trained`
+    closes the oldest. The state is that of the trained ones.
+    """
 
     def __init__(self) -> None:
         self._partitions: dict[int, _Partition] = {}
+        self._readings: deque[_Reading] = deque()
+
+    def begin(self) -> None:
+        """What passes from here on belongs to another batch."""
+        self._readings.append(_Reading())
+
+    def trained(self) -> None:
+        """The oldest batch has been trained."""
+        reading = self._readings.popleft()
+        for number, floor in reading.floors.items():
+            self._partitions[number].raise_floor(floor)
 
     def fresh(self, block: SampleBlock) -> F32:
         """1 where a pair of `block` has a known label and was not had before, shape (n, T); it now is had."""
-        source = block.source
+        source, reading = block.source, self._readings[-1]
         partition = self._partitions.setdefault(source.partition, _Partition())
-        if source.offset < partition.floor:
+        if source.offset < max(partition.floor, *(r.floors.get(source.partition, 0) for r in self._readings)):
             fresh = np.zeros((len(block), len(block.tasks)), np.float32)
         else:
+            had = partition.seen.get(source.offset, {}).get(source.index, 0)
+            reading.before.setdefault((source.partition, source.offset, source.index), had)
             fresh = _take(partition, block)
-        partition.raise_floor(block.resolved_below)
+        floors = reading.floors
+        floors[source.partition] = max(floors.get(source.partition, 0), block.resolved_below)
         return fresh
 
     def state(self) -> tuple[PartitionSeen, ...]:
-        """All that is remembered, for a checkpoint."""
-        return tuple(
-            PartitionSeen(
-                number,
-                partition.floor,
-                tuple(
-                    SeenPairs(offset, index, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
-                    for offset, had in sorted(partition.seen.items())
-                    for index, bits in sorted(had.items())
-                ),
-            )
+        """All that is remembered of the batches trained, for a checkpoint."""
+        before: dict[tuple[int, int, int], int] = {}
+        for reading in reversed(self._readings):
+            before |= reading.before
+        found = (
+            PartitionSeen(number, partition.floor, tuple(_pairs(number, partition, before)))
             for number, partition in sorted(self._partitions.items())
         )
+        return tuple(saved for saved in found if saved.floor or saved.seen)
 
     def restore(self, state: tuple[PartitionSeen, ...]) -> None:
         """Takes the place of whatever was remembered."""
         self._partitions = {}
+        self._readings.clear()
         for saved in state:
             partition = self._partitions[saved.partition] = _Partition(saved.floor)
             for pairs in saved.seen:
@@ -87,6 +112,16 @@ class DuplicateFilter:
                 had[pairs.index] = int.from_bytes(pairs.bits, "little")
             partition.offsets = list(partition.seen)
             heapify(partition.offsets)
+
+
+def _pairs(
+    number: int, partition: _Partition, before: dict[tuple[int, int, int], int]
+) -> Iterator[SeenPairs]:
+    for offset, had in sorted(partition.seen.items()):
+        for index, now in sorted(had.items()):
+            bits = before.get((number, offset, index), now)
+            if bits:
+                yield SeenPairs(offset, index, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
 
 
 def _take(partition: _Partition, block: SampleBlock) -> F32:

@@ -75,4 +75,7 @@ def _build(config: Config, stack: ExitStack) -> Trainer:
     stack.callback(source.stop)
     client = stack.enter_context(ParameterClient(config.parameter_server))
     feed = Feed(source, range(samples.partitions))
-    return Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    # before the client, so that nothing is asked of a closed one
+    stack.callback(trainer.close)
+    return trainer

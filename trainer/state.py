@@ -48,7 +48,8 @@ class TrainerState:
         self.baseline_evaluation = Evaluation(self.tasks, 0, zone, trainer.report_period)
 
     def read(self, batch: RowBatch) -> None:
-        """Count what `batch` has read."""
+        """Count what `batch`, the next of those being read, has read: it is trained."""
+        self.duplicates.trained()
         for run in batch.runs:
             self.positions[run.partition] = run.end
         self.counters.duplicates += batch.duplicates

@@ -42,8 +42,7 @@ class Computed:
 
     predictions: F32
     gradients: Gradients | None
-    pull_seconds: float
-    compute_seconds: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,15 @@ class Prepared:
 
     batch: Batch
     targets: Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a step needs: its rows, and the vectors (u, dim) of their ids by table."""
+
+    prepared: Prepared
+    vectors: Mapping[str, F32]
+    seconds: float
 
 
 class Learner:
@@ -78,17 +86,21 @@ class Learner:
         self._clock = clock
         self._seed = config.trainer.seed
 
-    def compute(self, pieces: Sequence[Piece], step: int) -> Computed:
-        """Score the rows of `pieces`, find the gradients, change no parameter.
+    def fetch(self, pieces: Sequence[Piece]) -> Fetched:
+        """The rows of `pieces` with their vectors, as the shards have them now. Safe beside `compute`."""
+        start = self._clock()
+        prepared = self.prepare(pieces)
+        vectors = self.pull(prepared)
+        return Fetched(prepared, vectors, self._clock() - start)
+
+    def compute(self, fetched: Fetched, step: int) -> Computed:
+        """Score the rows, find the gradients, change no parameter.
 
         `step` decides what dropout draws. The dense gradients stay in the model, for `apply`.
         """
         start = self._clock()
-        prepared = self.prepare(pieces)
-        vectors = self.pull(prepared)
-        pulled = self._clock()
-        predictions, gradients = self.learn(prepared, vectors, step)
-        return Computed(predictions, gradients, pulled - start, self._clock() - pulled)
+        predictions, gradients = self.learn(fetched.prepared, fetched.vectors, step)
+        return Computed(predictions, gradients, self._clock() - start)
 
     def prepare(self, pieces: Sequence[Piece]) -> Prepared:
         """The rows of `pieces` as tensors."""
