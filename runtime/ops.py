@@ -26,13 +26,16 @@ _NO_REPORTS: Final[Mapping[str, Callable[[], Any]]] = MappingProxyType({})
 
 
 class OpsServer:
-    """Serves /healthz, /readyz, /metrics and /report/<name> over HTTP, each request in a thread of its own.
+    """Serves /healthz, /readyz, /metrics, /report/<name> and POST /command/<name> over HTTP.
+
+    Each request has a thread of its own.
 
     Args:
         host: the address to listen on.
         port: the port; 0 picks a free one, which `port` then names.
         ready: whether the process can do its work; False or an exception answers 503.
         reports: JSON-able values by name. NumPy numbers and arrays are fine; NaN and infinity become null.
+        commands: what a POST does, by name; each returns what `reports` may.
 
     Raises:
         OSError: the address is taken or not this machine's.
@@ -44,9 +47,11 @@ class OpsServer:
         port: int,
         ready: Callable[[], bool],
         reports: Mapping[str, Callable[[], Any]] | None = None,
+        commands: Mapping[str, Callable[[], Any]] | None = None,
     ) -> None:
         self._ready = ready
         self._reports = _NO_REPORTS if reports is None else reports
+        self._commands = _NO_REPORTS if commands is None else commands
         self._metrics = make_wsgi_app()
         self._server = make_server(host, port, self._answer, server_class=_Server, handler_class=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
@@ -72,18 +77,22 @@ class OpsServer:
         if path == "/metrics":
             page: Iterable[bytes] = self._metrics(environ, start_response)
             return page
-        status, kind, body = self._page(path)
+        status, kind, body = self._page(path, str(environ.get("REQUEST_METHOD", "GET")))
         start_response(f"{status.value} {status.phrase}", [("Content-Type", kind)])
         return [body]
 
-    def _page(self, path: str) -> tuple[HTTPStatus, str, bytes]:
+    def _page(self, path: str, method: str) -> tuple[HTTPStatus, str, bytes]:
         if path == "/healthz":
             return HTTPStatus.OK, _TEXT, b"ok\n"
         if path == "/readyz":
             return self._readiness()
         if path.startswith("/report/"):
-            return self._report(path.removeprefix("/report/"))
-        legal = b"legal paths are /healthz, /readyz, /metrics and /report/<name>\n"
+            return self._answer_by(self._reports, "report", path.removeprefix("/report/"))
+        if path.startswith("/command/"):
+            if method != "POST":
+                return HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"a command is a POST\n"
+            return self._answer_by(self._commands, "command", path.removeprefix("/command/"))
+        legal = b"legal paths are /healthz, /readyz, /metrics, /report/<name> and POST /command/<name>\n"
         return HTTPStatus.NOT_FOUND, _TEXT, legal
 
     def _readiness(self) -> tuple[HTTPStatus, str, bytes]:
@@ -96,16 +105,18 @@ class OpsServer:
             return HTTPStatus.OK, _TEXT, b"ready\n"
         return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, b"not ready\n"
 
-    def _report(self, name: str) -> tuple[HTTPStatus, str, bytes]:
-        report = self._reports.get(name)
-        if report is None:
-            legal = ", ".join(sorted(self._reports)) or "none here"
-            return HTTPStatus.NOT_FOUND, _TEXT, f"report: {name!r}; legal are {legal}\n".encode()
+    def _answer_by(
+        self, known: Mapping[str, Callable[[], Any]], what: str, name: str
+    ) -> tuple[HTTPStatus, str, bytes]:
+        answer = known.get(name)
+        if answer is None:
+            legal = ", ".join(sorted(known)) or "none here"
+            return HTTPStatus.NOT_FOUND, _TEXT, f"{what}: {name!r}; legal are {legal}\n".encode()
         try:
-            return HTTPStatus.OK, _JSON, to_json(report())
-        except Exception:  # noqa: BLE001 - a role's report must not take the endpoint down
-            _log.exception("report %s failed", name)
-            return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the report failed; the log says why\n"
+            return HTTPStatus.OK, _JSON, to_json(answer())
+        except Exception:  # noqa: BLE001 - what a role answers with must not take the endpoint down
+            _log.exception("%s %s failed", what, name)
+            return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, f"the {what} failed; the log says why\n".encode()
 
 
 def to_json(value: Any) -> bytes:

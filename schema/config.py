@@ -198,6 +198,20 @@ class PeriodConfig(Section, frozen=True, kw_only=True):
     end: Annotated[datetime, Meta(tz=True)]
 
 
+class GuardConfig(Section, frozen=True, kw_only=True):
+    """When the trainer stops publishing: a window of `window_rows` rows out of bounds for some task.
+
+    A task with fewer than `least_positives` in the window is not judged. `drift_delta` is ADWIN's confidence.
+    """
+
+    window_rows: Positive = 20_000
+    least_positives: Positive = 200
+    calibration_min: PositiveFloat = 0.5
+    calibration_max: PositiveFloat = 2.0
+    entropy_max: PositiveFloat = 1.2
+    drift_delta: Annotated[float, Meta(gt=0, lt=1)] = 0.002
+
+
 class TrainerConfig(Section, frozen=True, kw_only=True):
     """The trainer. A batch closes at `batch_rows` rows or after `batch_wait_seconds`.
 
@@ -214,6 +228,7 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     evaluation_window_seconds: PositiveSeconds = 86400.0
     report_period: PeriodConfig | None = None
     baseline: bool = False
+    guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
     torch_threads: Positive = 1
     seed: Count = 0

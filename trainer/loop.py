@@ -139,7 +139,8 @@ class Trainer:
             self._lane.settle()
             self._shards.look()
             telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
-        self._publisher.when_due(self.state.counters.step, self._learner.model)
+        if self._may_publish():
+            self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._changed and self._checkpoint_due.due():
             self.checkpoint()
         return batch is not None
@@ -273,7 +274,17 @@ class Trainer:
         with self._lock:
             self.state.lost.append(loss)
 
+    def resume(self) -> str | None:
+        """Publish again though the guard had stopped it; why it had, None if it had not. From any thread."""
+        with self._lock:
+            return None if self.state.guard is None else self.state.guard.resume()
+
+    def _may_publish(self) -> bool:
+        return self.state.guard is None or self.state.guard.breach is None
+
     def _publish_now(self) -> None:
+        if not self._may_publish():
+            return
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 

@@ -40,6 +40,10 @@ class TrainerProcess:
         report, positions = self._trainer.report()
         return report | {"lag": self._meter.lag(positions)}
 
+    def resume(self) -> dict[str, Any]:
+        """The command "resume"."""
+        return {"held": self._trainer.resume()}
+
     def lag(self) -> int | None:
         """Messages that are not trained yet."""
         return self._meter.lag(self._trainer.report()[1])
@@ -58,7 +62,13 @@ def run(config: Config, stop: threading.Event) -> None:
         process = TrainerProcess(trainer, stack.enter_context(closing(LagMeter(config.kafka))))
         telemetry.observe_lag(process.lag)
         port = config.trainer.ops_port
-        ops = OpsServer(config.ops_host, port, lambda: trainer.consuming, {"trainer": process.report})
+        ops = OpsServer(
+            config.ops_host,
+            port,
+            lambda: trainer.consuming,
+            {"trainer": process.report},
+            {"resume": process.resume},
+        )
         ops.start()
         stack.callback(ops.stop)
         trainer.run(stop.is_set)

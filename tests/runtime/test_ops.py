@@ -120,3 +120,20 @@ def test_numbers_of_numpy_and_nan_become_plain_json(case):
             to_json(case.value)
     else:
         assert json.loads(to_json(case.value)) == case.json
+
+
+def test_a_command_is_done_by_a_post_only():
+    done: list[int] = []
+    server = OpsServer(
+        "127.0.0.1", 0, lambda: True, None, {"resume": lambda: done.append(1) or {"held": None}}
+    )
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/command/resume"
+        assert httpx.get(url).status_code == 405
+        assert done == []
+        assert httpx.post(url).json() == {"held": None}
+        assert done == [1]
+        assert httpx.post(f"{url}-all").text == "command: 'resume-all'; legal are resume\n"
+    finally:
+        server.stop()

@@ -363,3 +363,29 @@ def test_a_push_tells_the_newest_event_and_when_samples_were_complete(make_world
     it = make_world(messages, traces_per_step=1)
     it.to_the_end()
     assert it.server.pushes == [(1, 2000, [1005])]
+
+
+def test_the_guard_stops_publishing_says_why_and_resumes_by_command(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    trainer = it.start()
+    while trainer.state.counters.step < 4:
+        assert trainer.advance()
+    published = len(it.server.dense)
+    while trainer.advance():
+        pass
+    trainer._publish_now()
+    assert len(it.server.dense) == published
+    breach = trainer.report()[0]["guard"]["breach"]
+    assert "calibration of click" in breach
+    assert trainer.resume() == breach
+    trainer._publish_now()
+    assert it.server.dense[-1][1] == trainer.state.counters.step
+
+
+def test_a_guard_that_holds_goes_on_holding_after_a_restart(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    breach = it.life().state.guard.breach
+    assert breach is not None
+    assert it.start().state.guard.breach == breach
