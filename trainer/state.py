@@ -62,12 +62,13 @@ class TrainerState:
         labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
         self.counters.rows += batch.rows
         self.evaluation.update(predictions, labels, mask, times)
+        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask)
         if self.baseline is not None:
             items = [p.items for p in batch.pieces]
             users = batch.of_rows([p.user_id for p in batch.pieces])
-            surfaces = batch.of_rows([p.surface for p in batch.pieces])
             keys = (np.concatenate(items), users, surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask)
             self.baseline_evaluation.update(scores, labels, mask, times)
