@@ -24,6 +24,7 @@ TASKS: Final = ("click", "long_view", "like")
 ENTITIES: Final = ("user", "item", "author", "tag")
 LABEL_DELAY_MS: Final = 60_000
 _PRIOR: Final = 20.0
+_BEFORE_PRIOR: Final = 10.0
 _LAST: Final = 5
 _SEEDS: Final = ("exposed", "long_view", "like")
 _NEVER_MS: Final = 30 * 86_400_000
@@ -94,6 +95,7 @@ class _Walk:
         self.names = (
             *(f"{e}_{what}" for e in ENTITIES for what in ("count", *TASKS)),
             *(f"before_{action}" for action in _SEEDS),
+            *(f"before_{action}_rate" for action in _SEEDS[1:]),
             *(f"last_{i}_{task}" for i in range(_LAST) for task in TASKS),
             "last_count",
             "since_asked",
@@ -125,13 +127,24 @@ class _Walk:
             smoothed = (had[1:] + _PRIOR * rate) / (had[0] + _PRIOR)
             values += [np.log1p(had[0]) / 5, *(_logit(smoothed) - _logit(rate))]
         user = self._users[row]
-        values += [np.log1p(len(self.log.seeds[action].get(user, ()))) / 4 for action in _SEEDS]
+        values += self._before(user, rate)
         last = self._last.get(user, ())
         outcomes = np.zeros((_LAST, len(TASKS)))
         for place, outcome in enumerate(reversed(last)):
             outcomes[place] = outcome
         since = now - self.asked.get(user, now - _NEVER_MS)
         return np.array([*values, *outcomes.ravel(), len(last) / _LAST, np.log1p(since / 1000) / 10])
+
+    def _before(self, user: int, rate: F64) -> list[float]:
+        """The sizes of the user's histories from before the log, and the shares viewed long and liked."""
+        had = [len(self.log.seeds[action].get(user, ())) for action in _SEEDS]
+        counts = [float(np.log1p(count)) / 4 for count in had]
+        rates = []
+        for action, count in zip(_SEEDS[1:], had[1:], strict=True):
+            prior = rate[TASKS.index(action)]
+            share = (count + _BEFORE_PRIOR * prior) / (max(had[0], count + 1) + _BEFORE_PRIOR)
+            rates.append(float(_logit(share) - _logit(prior)))
+        return [*counts, *rates]
 
 
 def _logit(p: F64) -> F64:
