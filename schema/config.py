@@ -62,13 +62,14 @@ class SlotConfig(Section, frozen=True, kw_only=True):
     """One categorical feature. See `schema.features` for what `source` may name.
 
     `ids_of` names another slot whose ids (and so whose embedding rows) these values share, as a history of
-    items shares the item's. Several values of a row are pooled.
+    items shares the item's. Several values of a row are pooled; "attention" weighs a history by its likeness
+    to the item that is scored, which `ids_of` has to name.
     """
 
     name: Name
     slot: Annotated[int, Meta(ge=1, le=65535)]
     source: Annotated[str, Meta(pattern=r"^(user|item|context|history)\.[A-Za-z0-9_]+$")]
-    pool: Literal["mean", "sum"] = "mean"
+    pool: Literal["mean", "sum", "attention"] = "mean"
     ids_of: str | None = None
     table: Name = "embedding"
 
@@ -219,12 +220,31 @@ class ParameterServerConfig(Section, frozen=True, kw_only=True):
     security: SecurityConfig = SecurityConfig()
 
 
+class PositionConfig(Section, frozen=True, kw_only=True):
+    """The shallow tower of position and surface: what an impression gains by where it was shown.
+
+    Positions from `positions` on, and surfaces from `surfaces` on, each share one last row. In training a
+    row's position is taken away with probability `dropout`; serving knows none.
+    """
+
+    positions: Positive = 32
+    surfaces: Positive = 16
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+
+
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """The MMoE ranker: sizes of its expert, gate-to-head and head layers."""
+    """The MMoE ranker: sizes of its expert, gate-to-head and head layers.
+
+    `engaged` names the task that the others are conditional on: they train on engaged rows only and serve the
+    product. Unset, all heads are independent. `gate_dropout`: how likely a gate loses an expert in training.
+    """
 
     experts: Positive = 4
     expert_hidden: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (64, 32)
     head_hidden: tuple[Positive, ...] = (16,)
+    gate_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    position: PositionConfig | None = None
+    engaged: Name | None = None
 
 
 class RetrievalConfig(Section, frozen=True, kw_only=True):
@@ -265,6 +285,20 @@ class PeriodConfig(Section, frozen=True, kw_only=True):
     end: Annotated[datetime, Meta(tz=True)]
 
 
+class GuardConfig(Section, frozen=True, kw_only=True):
+    """When the trainer stops publishing: a window of `window_rows` rows out of bounds for some task.
+
+    A task with fewer than `least_positives` in the window is not judged. `drift_delta` is ADWIN's confidence.
+    """
+
+    window_rows: Positive = 20_000
+    least_positives: Positive = 200
+    calibration_min: PositiveFloat = 0.5
+    calibration_max: PositiveFloat = 2.0
+    entropy_max: PositiveFloat = 1.2
+    drift_delta: Annotated[float, Meta(gt=0, lt=1)] = 0.002
+
+
 class TrainerConfig(Section, frozen=True, kw_only=True):
     """The trainer. A batch closes at `batch_rows` rows or after `batch_wait_seconds`.
 
@@ -281,6 +315,7 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     evaluation_window_seconds: PositiveSeconds = 86400.0
     report_period: PeriodConfig | None = None
     baseline: bool = False
+    guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
     torch_threads: Positive = 1
     seed: Count = 0

@@ -20,6 +20,8 @@ def check(config: Config) -> None:
     _check_addresses(config)
     _check_retrieval(config)
     _unique("tasks", (t.name for t in config.tasks))
+    if config.model.engaged is not None:
+        _one_of("model.engaged", config.model.engaged, [t.name for t in config.tasks])
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
     _check_streaming(config)
     period = config.trainer.report_period
@@ -81,6 +83,11 @@ def _check_features(config: Config) -> None:
             _one_of(f"{where}.ids_of", slot.ids_of, names)
         if slot.source.startswith("history."):
             _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+        if slot.pool == "attention":
+            _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+            _one_of(
+                f"{where}.ids_of", slot.ids_of or "", [s.name for s in slots if s.source.startswith("item.")]
+            )
         if slot.source.startswith("context."):
             _one_of(f"{where}.source", slot.source, CONTEXT_SOURCES)
     dims = {t.name: t.dim for t in config.parameter_server.tables}

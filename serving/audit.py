@@ -20,6 +20,7 @@ from prometheus_client import Counter
 from torch import Tensor
 
 from models.batch import Collator
+from models.heads import Heads
 from models.mmoe import MMoE
 from schema.codec import FEATURE_LOGS
 from schema.config import Config
@@ -57,6 +58,7 @@ class Audit:
     def __init__(self, config: Config, share: float = SHARE, kept: int = KEPT) -> None:
         self._collator = Collator(config.features)
         self._names = {slot.slot: slot.name for slot in config.features.slots}
+        self._heads = Heads.of(config)
         self._tasks = [task.name for task in config.tasks]
         self._below = int(share * (1 << 32))
         self._kept = kept
@@ -129,7 +131,8 @@ class Audit:
     def _again(self, sampled: Sampled, log: FeatureLog) -> F32:
         batch = self._collator.collate([log.features], [len(log)])
         places = {t: torch.from_numpy(np.searchsorted(sampled.ids[t], ids)) for t, ids in batch.ids.items()}
-        return scores(sampled.model, batch, {t: sampled.rows[t][at] for t, at in places.items()})
+        rows = {t: sampled.rows[t][at] for t, at in places.items()}
+        return scores(self._heads, sampled.model, batch, rows)
 
     def _run(self) -> None:
         while (sampled := self._waiting.get()) is not None:

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 from torch import Tensor
 
 from models.batch import Batch, Collator
+from models.heads import Heads
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64, Features, ModelVersion
@@ -41,10 +42,11 @@ class Ranking:
 
 
 class Ranker:
-    """final = sum over tasks of weight * sigmoid(logit)."""
+    """final = sum over tasks of weight * served probability, wherever the items will be shown."""
 
     def __init__(self, config: Config, parameters: Parameters) -> None:
         self._collator = Collator(config.features)
+        self._heads = Heads.of(config)
         self._weights = np.array([task.weight for task in config.tasks], np.float32)
         self._parameters = parameters
 
@@ -54,7 +56,7 @@ class Ranker:
         reading = self._parameters.read(batch.ids)
         if reading.model is None:
             return Ranking(ModelVersion(0, reading.version.shards))
-        tasks = scores(reading.model, batch, reading.embeddings)
+        tasks = scores(self._heads, reading.model, batch, reading.embeddings)
         if not np.isfinite(tasks).all():
             _NOT_FINITE.inc()
             _log.error("the scores by dense version %d are not finite", reading.version.dense)
@@ -74,12 +76,12 @@ class Ranker:
         rows = {
             t: read[t][torch.from_numpy(np.searchsorted(ranking.ids[t], ids))] for t, ids in batch.ids.items()
         }
-        tasks = scores(ranking.reading.model, batch, rows)
+        tasks = scores(self._heads, ranking.reading.model, batch, rows)
         return tasks, tasks @ self._weights
 
 
-def scores(model: MMoE, batch: Batch, embeddings: Mapping[str, Tensor]) -> F32:
+def scores(heads: Heads, model: MMoE, batch: Batch, embeddings: Mapping[str, Tensor]) -> F32:
     """The probability of every task for every row of `batch`, f32 (n, tasks)."""
     with torch.inference_mode():
-        found: F32 = torch.sigmoid(model(batch, embeddings)).numpy()
+        found: F32 = heads.served(model(batch, embeddings)).numpy()
     return found

@@ -97,6 +97,7 @@ class Batcher:
                 break
             if not batch.runs:
                 deadline = self._clock() + self._wait
+                self._duplicates.begin()
             batch.add(entry, self._duplicates)
         return batch if batch.runs else None
 
@@ -107,6 +108,7 @@ class Batcher:
             RecoveryError: they cannot be read within `timeout` seconds each.
         """
         batch = RowBatch()
+        self._duplicates.begin()
         for run in runs:
             for entry in self._feed.take(run, timeout):
                 batch.add(entry, self._duplicates)

@@ -17,6 +17,7 @@ from trainer.dedup import PartitionSeen
 from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import SavedEvaluation
+from trainer.guard import SavedGuard
 from trainer.lost import Loss
 
 _CHECKSUM: Final = 4
@@ -49,6 +50,7 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     baseline: tuple[SavedBaseline, SavedEvaluation] | None
     pushed: list[list[tuple[int, int, int]]]
     lost: list[Loss]
+    guard: SavedGuard | None = None
 
 
 def write_checkpoint(path: Path, image: Image) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schema.records import F32, I64, DeadLetter, Features, IdColumn, SampleBlock
+from schema.records import F32, I64, U16, DeadLetter, Features, IdColumn, SampleBlock
 
 
 class Position(NamedTuple):
@@ -39,16 +39,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The n rows of one block that are to be trained: items (n,), labels and mask f32 (n, T)."""
+    """The n rows of one block that are to be trained.
+
+    items, positions (n,); labels and mask f32 (n, T); log_keep f32 (n,).
+    """
 
     user_id: int
     surface: int
     event_time: int
     completed_at: int
     items: I64
+    positions: U16
     features: Features
     labels: F32
     mask: F32
+    log_keep: F32
 
 
 def piece(block: SampleBlock, mask: F32) -> Piece | None:
@@ -60,11 +65,18 @@ def piece(block: SampleBlock, mask: F32) -> Piece | None:
     if not keep.any():
         return None
     labels = np.where(mask > 0, block.label_matrix(), np.float32(0))
-    items, features = block.item_ids(), block.features
-    if not keep.all():
-        items, features, labels, mask = items[keep], _kept(features, keep), labels[keep], mask[keep]
+    rows = slice(None) if keep.all() else keep
     return Piece(
-        block.user_id, block.surface, block.event_time, block.completed_at, items, features, labels, mask
+        block.user_id,
+        block.surface,
+        block.event_time,
+        block.completed_at,
+        block.item_ids()[rows],
+        block.position_values()[rows],
+        block.features if keep.all() else _kept(block.features, keep),
+        labels[rows],
+        mask[rows],
+        np.frombuffer(block.log_keep, "<f4")[rows],
     )
 
 

@@ -1,4 +1,4 @@
-"""Prequential evaluation: metrics overall, by window of event time, and over one configured period.
+"""Prequential evaluation: metrics overall, by window of event time, by surface, and over one period.
 
 Pure. State and summaries of a window that has not changed are kept, so that many old windows cost nothing.
 """
@@ -18,6 +18,7 @@ from schema.config import PeriodConfig
 from schema.records import F32, I64
 
 WINDOWS_KEPT: Final = 400
+SURFACES_KEPT: Final = 64
 
 
 class SavedMetrics(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +37,7 @@ class SavedEvaluation(msgspec.Struct, frozen=True, array_like=True):
     overall: SavedMetrics
     period: SavedMetrics | None
     windows: dict[int, SavedMetrics]
+    surfaces: dict[int, SavedMetrics] = {}
 
 
 @dataclass(slots=True)
@@ -115,6 +117,7 @@ class Evaluation:
         self.overall = self._span()
         self.period = None if period is None else self._span()
         self.windows: dict[int, Span] = {}
+        self.surfaces: dict[int, Span] = {}
 
     def _span(self) -> Span:
         return Span(TaskMetrics(len(self._tasks)))
@@ -129,6 +132,14 @@ class Evaluation:
         if self._window:
             self._update_windows(predictions, labels, mask, event_times)
 
+    def update_surfaces(self, predictions: F32, labels: F32, mask: F32, surfaces: I64) -> None:
+        """Count n rows by the surface that they were shown on (n,); no more than SURFACES_KEPT are kept."""
+        for surface in np.unique(surfaces).tolist():
+            if surface in self.surfaces or len(self.surfaces) < SURFACES_KEPT:
+                of = surfaces == surface
+                span = self.surfaces.setdefault(surface, self._span())
+                span.update(predictions[of], labels[of], mask[of])
+
     def _update_windows(self, predictions: F32, labels: F32, mask: F32, event_times: I64) -> None:
         starts = (event_times + self._zone) // self._window * self._window - self._zone
         for start in np.unique(starts).tolist():
@@ -139,7 +150,7 @@ class Evaluation:
             del self.windows[min(self.windows)]
 
     def report(self) -> dict[str, Any]:
-        """Summaries: overall, period (None without one), and windows with their start, oldest first."""
+        """Summaries: overall, period (None without one), windows by their start, oldest first, surfaces."""
         return {
             "overall": self.overall.summary(self._tasks),
             "period": None if self.period is None else self.period.summary(self._tasks),
@@ -147,13 +158,17 @@ class Evaluation:
                 {"start": start, **window.summary(self._tasks)}
                 for start, window in sorted(self.windows.items())
             ],
+            "surfaces": {
+                str(surface): span.summary(self._tasks) for surface, span in sorted(self.surfaces.items())
+            },
         }
 
     def state(self) -> SavedEvaluation:
         """All counts, for a checkpoint."""
         windows = {start: window.state() for start, window in self.windows.items()}
         period = None if self.period is None else self.period.state()
-        return SavedEvaluation(self.overall.state(), period, windows)
+        surfaces = {surface: span.state() for surface, span in self.surfaces.items()}
+        return SavedEvaluation(self.overall.state(), period, windows, surfaces)
 
     def restore(self, saved: SavedEvaluation) -> None:
         """Take the place of whatever was counted. A period that the state lacks starts empty."""
@@ -162,6 +177,7 @@ class Evaluation:
         if self.period is not None and saved.period is not None:
             self.period = Span.loaded(tasks, saved.period)
         self.windows = {start: Span.loaded(tasks, window) for start, window in saved.windows.items()}
+        self.surfaces = {surface: Span.loaded(tasks, span) for surface, span in saved.surfaces.items()}
 
 
 def _millis(at: datetime) -> int:

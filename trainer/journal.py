@@ -26,6 +26,7 @@ _HEAD: Final = struct.Struct("<II")
 class StepRecord(msgspec.Struct, frozen=True, array_like=True):
     """One step: what it read, in order, and its predictions <f4 (rows, T), in the order of the rows.
 
+    `settled`: its vectors were pulled when all pushes before it had been applied, not all but the last.
     `step` is that of the last push where the step had no rows, and so no push. `refused`: its gradients
     were not finite and nothing learned from it.
     """
@@ -35,6 +36,7 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True):
     rows: int
     predictions: bytes
     refused: bool = False
+    settled: bool = True
 
     def prediction_matrix(self) -> F32:
         """Shape (rows, T)."""

@@ -1,5 +1,10 @@
 """The centre: read a batch, compute, journal, push, apply, count; between steps checkpoint and publish.
 
+Pipelined, with a fixed staleness: while step k computes, another thread pushes step k - 1 and then fetches
+the vectors of step k + 1, so that these always see the pushes up to k - 1 and no further. Only where the
+stream pauses is the last push waited for, and the journal says so. So a run over a backlog is a function of
+its samples.
+
 Exactly once: a step is journalled before it is pushed, and what recovery replays is what the journal says,
 under the same step numbers, which the shards apply once each.
 """
@@ -10,6 +15,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -23,13 +30,14 @@ from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.feed import Feed
 from trainer.journal import StepRecord
+from trainer.lane import Lane
 from trainer.lost import Loss
 from trainer.pace import Every, Rate
 from trainer.publishing import Publisher
 from trainer.recovery import RecoveryStore
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
-from trainer.step import Computed, Gradients, Learner
+from trainer.step import Computed, Fetched, Gradients, Learner
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +47,19 @@ _LOOK_SECONDS: Final = 2.0
 _RATE_SECONDS: Final = 5.0
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A batch that is read and not trained yet. `record` is what the journal has of it, if this is a replay.
+
+    `fetched` is None where it has no rows; `settled` as in StepRecord.
+    """
+
+    batch: RowBatch
+    fetched: Future[Fetched] | None
+    record: StepRecord | None
+    settled: bool
 
 
 class Trainer:
@@ -51,6 +72,7 @@ class Trainer:
         store: the recovery state.
         dead_letter: takes what cannot be used; after a crash it may be told again.
         clock: seconds.
+        lane: where the shards are asked.
     """
 
     def __init__(
@@ -62,6 +84,7 @@ class Trainer:
         dead_letter: Callable[[DeadLetter], None],
         *,
         clock: Callable[[], float] = time.monotonic,
+        lane: Lane | None = None,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
@@ -79,6 +102,8 @@ class Trainer:
         self._idle = Every(_IDLE_SECONDS, clock)
         self._rate = Rate(_RATE_SECONDS, clock)
         self._changed = False
+        self._lane = lane or Lane()
+        self._ahead: _Ahead | None = None
         # the ops endpoint reports while the loop trains
         self._lock = threading.Lock()
         self.consuming = False
@@ -95,21 +120,30 @@ class Trainer:
         self.consuming = True
         while not stop():
             self.advance()
+        self.drain()
         self.checkpoint()
         self._publish_now()
 
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._lane.close()
+
     def advance(self) -> bool:
-        """Train one batch if one comes, and do what is due; whether one came."""
+        """Read one batch if one comes, train the one before it, and do what is due; whether one came."""
         batch = self._batcher.next()
         if batch is not None:
-            self._train(batch)
+            self._follow(batch)
             self._idle.restart()
-        elif self._idle.due():
-            self._publish_now()
+        else:
+            self.drain()
+            if self._idle.due():
+                self._publish_now()
         if self._look_due.due():
+            self._lane.settle()
             self._shards.look()
             telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
-        self._publisher.when_due(self.state.counters.step, self._learner.model)
+        if self._may_publish():
+            self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._changed and self._checkpoint_due.due():
             self.checkpoint()
         return batch is not None
@@ -122,8 +156,11 @@ class Trainer:
         self._feed.start(self.state.positions)
         highest = self._shards.look()
         for record in records:
-            self._train(self._batcher.again(record.runs, _REPLAY_SECONDS), record)
+            if record.settled:
+                self.drain()
+            self._follow(self._batcher.again(record.runs, _REPLAY_SECONDS), record)
             self.state.counters.replayed_steps += record.rows > 0
+        self.drain()
         counters = self.state.counters
         _log.info("at step %d, %d of them replayed, %d rows", counters.step, len(records), counters.rows)
         if highest > counters.step:
@@ -135,7 +172,8 @@ class Trainer:
         self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Write a checkpoint as of now."""
+        """Write a checkpoint as of the last batch trained; one that is only read is read again after it."""
+        self._lane.settle()
         self._store.save(self.state.image())
         self._feed.commit(self.state.positions)
         self._checkpoint_due.restart()
@@ -149,11 +187,29 @@ class Trainer:
             report["dense_version"] = self._publisher.version
             return report, dict(self.state.positions)
 
-    def _train(self, batch: RowBatch, record: StepRecord | None = None) -> None:
-        """Train on `batch`; `record` is what the journal has of it, if this is a replay."""
+    def drain(self) -> None:
+        """Train what has been read, and wait until the shards have it."""
+        self._finish()
+        self._lane.settle()
+
+    def _follow(self, batch: RowBatch, record: StepRecord | None = None) -> None:
+        """Fetch what `batch` needs, and train the batch before it meanwhile."""
+        fetched = self._lane.fetch(lambda: self._learner.fetch(batch.pieces)) if batch.rows else None
+        ahead = _Ahead(batch, fetched, record, settled=self._ahead is None)
+        self._finish()
+        self._ahead = ahead
+
+    def _finish(self) -> None:
+        """Train the batch that has been read, if there is one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return
+        batch = ahead.batch
         for letter in batch.dead:
             self._dead_letter(letter)
-        predictions = self._step(batch, record) if batch.rows else self._skip(batch, record)
+        predictions = (
+            self._skip(ahead) if ahead.fetched is None else self._step(ahead, ahead.fetched.result())
+        )
         with self._lock:
             self.state.read(batch)
             if predictions is not None:
@@ -162,34 +218,40 @@ class Trainer:
         self._changed = True
         self._count(batch, trained=predictions is not None)
 
-    def _skip(self, batch: RowBatch, record: StepRecord | None) -> F32 | None:
+    def _skip(self, ahead: _Ahead) -> F32 | None:
         """Note what a batch without rows has read; None: there is nothing to score."""
+        batch, record = ahead.batch, ahead.record
         if record is None:
-            self._store.append(StepRecord(self.state.counters.step, tuple(batch.runs), 0, b""))
+            step, runs = self.state.counters.step, tuple(batch.runs)
+            self._store.append(StepRecord(step, runs, 0, b"", settled=ahead.settled))
         else:
             _check_replay(batch, record)
         return None
 
-    def _step(self, batch: RowBatch, record: StepRecord | None) -> F32 | None:
+    def _step(self, ahead: _Ahead, fetched: Fetched) -> F32 | None:
         """One step; the predictions f32 (n, T), None if its gradients were refused."""
-        computed = self._learner.compute(batch.pieces, batch.labels(), batch.mask())
-        telemetry.STEP_SECONDS.labels("pull").observe(computed.pull_seconds)
-        telemetry.STEP_SECONDS.labels("compute").observe(computed.compute_seconds)
+        batch, record = ahead.batch, ahead.record
+        step = self.state.counters.step + 1 if record is None else record.step
+        computed = self._learner.compute(fetched, step)
+        telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
+        telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
-            record = self._journal(batch, computed)
+            record = self._journal(ahead, step, computed)
         else:
             _check_replay(batch, record)
         self.state.counters.step = record.step
         if record.refused or computed.gradients is None:
             self._refuse(record.step, batch.rows)
             return None
-        self._push(record.step, batch, computed.gradients)
+        gradients = computed.gradients
+        self._lane.push(lambda: self._push(step, batch, gradients))
         self._learner.apply()
         return record.prediction_matrix()
 
-    def _journal(self, batch: RowBatch, computed: Computed) -> StepRecord:
-        step, predictions = self.state.counters.step + 1, computed.predictions.tobytes()
-        record = StepRecord(step, tuple(batch.runs), batch.rows, predictions, computed.gradients is None)
+    def _journal(self, ahead: _Ahead, step: int, computed: Computed) -> StepRecord:
+        batch, predictions = ahead.batch, computed.predictions.tobytes()
+        refused = computed.gradients is None
+        record = StepRecord(step, tuple(batch.runs), batch.rows, predictions, refused, ahead.settled)
         self._store.append(record)
         return record
 
@@ -217,7 +279,17 @@ class Trainer:
         with self._lock:
             self.state.lost.append(loss)
 
+    def resume(self) -> str | None:
+        """Publish again though the guard had stopped it; why it had, None if it had not. From any thread."""
+        with self._lock:
+            return None if self.state.guard is None else self.state.guard.resume()
+
+    def _may_publish(self) -> bool:
+        return self.state.guard is None or self.state.guard.breach is None
+
     def _publish_now(self) -> None:
+        if not self._may_publish():
+            return
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 

@@ -74,13 +74,19 @@ class MessageReader:
                 return f"features.{name}: {len(column)} bytes; legal is {size}"
             if not np.isfinite(np.frombuffer(column, "<f4")).all():
                 return f"features.{name}: one is not finite; legal is a finite number"
-        labels = block.label_matrix()[block.mask_matrix() > 0]
-        if not ((labels >= 0) & (labels <= 1)).all():
-            return "labels: one is not in 0 to 1; legal is a probability"
-        return None
+        return _value_problem(block)
 
     def _dead(
         self, partition: int, position: Position, reason: str, detail: str, payload: bytes
     ) -> DeadLetter:
         place = (self._topic, partition, position.offset, position.within)
         return DeadLetter(*place, reason, detail, payload[:_PAYLOAD_LIMIT])
+
+
+def _value_problem(block: SampleBlock) -> str | None:
+    if not (np.frombuffer(block.log_keep, "<f4") <= 0).all():
+        return "log_keep: one is above 0 or not a number; legal is the logarithm of a probability"
+    labels = block.label_matrix()[block.mask_matrix() > 0]
+    if not ((labels >= 0) & (labels <= 1)).all():
+        return "labels: one is not in 0 to 1; legal is a probability"
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +41,10 @@ class TrainerProcess:
         report, positions = self._trainer.report()
         return report | {"lag": self._meter.lag(positions)}
 
+    def resume(self, _given: Mapping[str, Any]) -> dict[str, Any]:
+        """The command "resume", which takes nothing."""
+        return {"held": self._trainer.resume()}
+
     def lag(self) -> int | None:
         """Messages that are not trained yet."""
         return self._meter.lag(self._trainer.report()[1])
@@ -58,7 +63,13 @@ def run(config: Config, stop: threading.Event) -> None:
         process = TrainerProcess(trainer, stack.enter_context(closing(LagMeter(config.kafka))))
         telemetry.observe_lag(process.lag)
         port = config.trainer.ops_port
-        ops = OpsServer(config.ops_host, port, lambda: trainer.consuming, {"trainer": process.report})
+        ops = OpsServer(
+            config.ops_host,
+            port,
+            lambda: trainer.consuming,
+            {"trainer": process.report},
+            {"resume": process.resume},
+        )
         ops.start()
         stack.callback(ops.stop)
         trainer.run(stop.is_set)
@@ -75,4 +86,7 @@ def _build(config: Config, stack: ExitStack) -> Trainer:
     stack.callback(source.stop)
     client = stack.enter_context(ParameterClient(config.parameter_server))
     feed = Feed(source, range(samples.partitions))
-    return Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    # before the client, so that nothing is asked of a closed one
+    stack.callback(trainer.close)
+    return trainer

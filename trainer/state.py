@@ -19,6 +19,7 @@ from trainer.dedup import DuplicateFilter
 from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
+from trainer.guard import Guard
 from trainer.lost import Loss, LossWatch
 from trainer.step import Learner
 
@@ -45,10 +46,12 @@ class TrainerState:
         window = trainer.evaluation_window_seconds
         self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
         self.baseline = LogOddsBaseline(len(self.tasks)) if trainer.baseline else None
+        self.guard = None if trainer.guard is None else Guard(trainer.guard, self.tasks)
         self.baseline_evaluation = Evaluation(self.tasks, 0, zone, trainer.report_period)
 
     def read(self, batch: RowBatch) -> None:
-        """Count what `batch` has read."""
+        """Count what `batch`, the next of those being read, has read: it is trained."""
+        self.duplicates.trained()
         for run in batch.runs:
             self.positions[run.partition] = run.end
         self.counters.duplicates += batch.duplicates
@@ -59,10 +62,13 @@ class TrainerState:
         labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
         self.counters.rows += batch.rows
         self.evaluation.update(predictions, labels, mask, times)
+        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        if self.guard is not None:
+            self.guard.update(predictions, labels, mask)
         if self.baseline is not None:
             items = [p.items for p in batch.pieces]
             users = batch.of_rows([p.user_id for p in batch.pieces])
-            surfaces = batch.of_rows([p.surface for p in batch.pieces])
             keys = (np.concatenate(items), users, surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask)
             self.baseline_evaluation.update(scores, labels, mask, times)
@@ -79,6 +85,9 @@ class TrainerState:
             "restarts_recovered": counters.replayed_steps,
             "lost": list(self.lost),
             "tasks": self.tasks,
+            "guard": None
+            if self.guard is None
+            else {"breach": self.guard.breach, "drifts": self.guard.alarms},
             **self.evaluation.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
@@ -111,6 +120,7 @@ class TrainerState:
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             self.watch.state(),
             self.lost,
+            None if self.guard is None else self.guard.state(),
         )
 
     def restore(self, image: Image) -> None:
@@ -130,6 +140,8 @@ class TrainerState:
         if self.baseline is not None and image.baseline is not None:
             self.baseline.restore(image.baseline[0])
             self.baseline_evaluation.restore(image.baseline[1])
+        if self.guard is not None and image.guard is not None:
+            self.guard.restore(image.guard)
         self.watch.restore(image.pushed)
         self.lost = list(image.lost)
 

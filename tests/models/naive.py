@@ -88,11 +88,11 @@ def mmoe(model: MMoE, x: F64) -> F64:
             v = np.maximum(dense(f"{prefix}.{2 * layer}", v), 0)
         return v
 
-    experts = [stack(f"experts.{i}", x, 2) for i in range(len(model.experts))]
+    experts = [stack(f"mixture.experts.{i}", x, 2) for i in range(len(model.mixture.experts))]
     columns = []
-    for task in range(len(model.heads)):
-        scores = dense(f"gates.{task}", x)
+    for task in range(len(model.mixture.heads)):
+        scores = dense(f"mixture.gates.{task}", x)
         gate = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
         mixed = sum(gate[:, [i]] * expert for i, expert in enumerate(experts))
-        columns.append(dense(f"heads.{task}.1", stack(f"heads.{task}.0", mixed, 1))[:, 0])
+        columns.append(dense(f"mixture.heads.{task}.1", stack(f"mixture.heads.{task}.0", mixed, 1))[:, 0])
     return np.stack(columns, axis=1) + dense("shortcut", x)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from models.metrics import TaskMetrics
+from models.metrics import TaskMetrics, grouped_auc
 
 
 def scored(seed: int, n: int, spread: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,3 +88,18 @@ def test_a_masked_pair_may_be_anything():
     metrics = TaskMetrics(1)
     metrics.update(np.array([[0.5], [np.nan]]), np.array([[1.0], [np.nan]]), np.array([[1], [0]]))
     assert metrics.counts()[0] == 1
+
+
+@given(seed=st.integers(0, 1000), rows=st.integers(0, 60), groups=st.integers(1, 8))
+def test_grouped_auc_is_the_mean_of_each_groups(seed, rows, groups):
+    rng = np.random.default_rng(seed)
+    p, y, g = rng.integers(0, 5, rows) / 5, rng.integers(0, 2, rows), rng.integers(0, groups, rows)
+    found = [
+        (roc_auc_score(y[g == k], p[g == k]), (g == k).sum()) for k in range(groups) if len({*y[g == k]}) == 2
+    ]
+    value = grouped_auc(p, y, g)
+    if not found:
+        assert np.isnan(value)
+    else:
+        aucs, sizes = zip(*found, strict=True)
+        assert value == pytest.approx(np.average(aucs, weights=sizes))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from models.batch import Collator
 from models.dense import PayloadError, dump_payload, load_payload
-from models.losses import masked_log_loss
+from models.losses import log_loss
 from models.mmoe import MMoE
 from schema.config import ModelConfig
 from tests.models import naive
@@ -44,7 +44,7 @@ def test_the_network_equals_the_formula():
 
 
 def test_every_task_first_sees_the_mean_of_the_experts():
-    assert all(not gate.weight.any() for gate in made().gates)
+    assert all(not gate.weight.any() for gate in made().mixture.gates)
 
 
 def test_an_untrained_model_predicts_about_the_prior():
@@ -69,7 +69,7 @@ def test_a_loss_counts_only_what_the_mask_speaks_for():
                 want += float(
                     functional.binary_cross_entropy(torch.sigmoid(logits[row, task]), labels[row, task])
                 )
-    assert float(masked_log_loss(logits, labels, mask)) == pytest.approx(want / 7, rel=1e-5)
+    assert float(log_loss(logits, labels, mask)) == pytest.approx(want / 7, rel=1e-5)
 
 
 def test_a_payload_makes_the_same_network():

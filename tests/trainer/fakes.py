@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,6 +27,49 @@ SHARDS = 2
 
 class Killed(BaseException):
     """The process died here."""
+
+
+class Inline(Executor):
+    """Does a job when it is handed in."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - as the executors of the library do
+            future.set_exception(error)
+        return future
+
+
+class _Later(Future[Any]):
+    def __init__(self, run: Callable[[], None]) -> None:
+        super().__init__()
+        self._run = run
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._run()
+        return super().result(timeout)
+
+
+class Lazy(Executor):
+    """Does jobs, in order, only when the result of one is wanted; after one has died, no other."""
+
+    def __init__(self) -> None:
+        self._jobs: list[tuple[_Later, Callable[[], Any]]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future = _Later(lambda: self._until(future))
+        self._jobs.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def _until(self, wanted: Future[Any]) -> None:
+        while not wanted.done():
+            future, job = self._jobs.pop(0)
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+                raise
 
 
 class Clock:

@@ -105,3 +105,20 @@ def test_no_window_and_no_period_where_none_is_wanted():
     rows.into(it, slice(None))
     assert it.report()["windows"] == []
     assert it.report()["period"] is None
+
+
+def test_surfaces_are_kept_apart_and_come_back():
+    rng = np.random.default_rng(0)
+    p, y = rng.random((300, 1)).astype("f4"), rng.integers(0, 2, (300, 1)).astype("f4")
+    mask, surfaces = np.ones((300, 1), "f4"), rng.integers(0, 3, 300)
+    evaluation = Evaluation(["click"], 0, 0, None)
+    for part in (slice(100), slice(100, 300)):
+        evaluation.update_surfaces(p[part], y[part], mask[part], surfaces[part])
+    other = Evaluation(["click"], 0, 0, None)
+    other.restore(evaluation.state())
+    for kept in (evaluation, other):
+        found = kept.report()["surfaces"]
+        assert set(found) == {"0", "1", "2"}
+        of = surfaces == 1
+        assert found["1"]["rows"] == of.sum()
+        assert found["1"]["calibration"]["click"] == pytest.approx(p[of].sum() / y[of].sum(), rel=1e-5)

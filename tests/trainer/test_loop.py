@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,11 @@ from runtime.ops import to_json
 from schema.codec import TRAINING_SAMPLES
 from schema.config import Config
 from schema.records import DeadLetter, SampleBlock, column
-from tests.trainer.fakes import Clock, FakeLog, FakeServer, FragileStore, Killed, Killer
+from tests.trainer.fakes import Clock, FakeLog, FakeServer, FragileStore, Inline, Killed, Killer, Lazy
 from tests.trainer.make import DIM, TASKS, JoinerModel, block, config, pairs_of
 from trainer.errors import RecoveryError
 from trainer.feed import Feed
+from trainer.lane import Lane
 from trainer.loop import Trainer, spread
 from trainer.messages import MessageReader
 
@@ -42,6 +44,7 @@ class World:
     server: FakeServer
     letters: list[DeadLetter]
     store: FragileStore | None = None
+    executor: Callable[[], Executor] = Inline
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +58,10 @@ class World:
         self.__exit__()
         self.store = FragileStore(self.folder, self.killer)
         feed = Feed(self.log, range(2), self.clock)
-        return Trainer(self.config, feed, self.server, self.store, self.letters.append, clock=self.clock)
+        lane = Lane(self.executor())
+        return Trainer(
+            self.config, feed, self.server, self.store, self.letters.append, clock=self.clock, lane=lane
+        )
 
     def start(self) -> Trainer:
         """A trainer that has recovered."""
@@ -85,6 +91,7 @@ def world(
     kills: tuple[int, ...] = (),
     *,
     learning: bool = False,
+    executor: Callable[[], Executor] = Inline,
     **trainer: Any,
 ) -> World:
     defaults = {"baseline": True, "checkpoint_seconds": 4, "evaluation_window_seconds": 5}
@@ -92,7 +99,8 @@ def world(
     clock, killer = Clock(), Killer(kills)
     reader = MessageReader("training_samples", made.features, TASKS)
     log = FakeLog(messages, reader, clock)
-    return World(made, folder, killer, clock, log, FakeServer(killer, clock, learning=learning), [])
+    server = FakeServer(killer, clock, learning=learning)
+    return World(made, folder, killer, clock, log, server, [], executor=executor)
 
 
 @pytest.fixture
@@ -134,15 +142,16 @@ def dense(trainer: Trainer) -> bytes:
 @given(
     seed=st.integers(0, 3),
     kills=st.lists(st.integers(1, 100), max_size=6, unique=True).map(tuple),
+    executor=st.sampled_from([Inline, Lazy]),
 )
 @settings(max_examples=15)
-def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills):
+def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills, executor):
     """Vectors do not learn here, so gradients do not depend on what was pushed, and all must be equal."""
     messages = stream(seed)
     with (
         tempfile.TemporaryDirectory() as folder,
         world(Path(folder) / "calm", messages) as calm,
-        world(Path(folder) / "wild", messages, kills) as wild,
+        world(Path(folder) / "wild", messages, kills, executor=executor) as wild,
     ):
         want, have = calm.to_the_end(), wild.to_the_end()
     assert dense(have) == dense(want)
@@ -163,13 +172,14 @@ def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills):
 @given(
     seed=st.integers(0, 3),
     kills=st.lists(st.integers(1, 100), max_size=6, unique=True).map(tuple),
+    executor=st.sampled_from([Inline, Lazy]),
 )
 @settings(max_examples=20)
-def test_a_learning_run_killed_anywhere_trains_every_row_once(seed, kills):
+def test_a_learning_run_killed_anywhere_trains_every_row_once(seed, kills, executor):
     messages = stream(seed)
     with (
         tempfile.TemporaryDirectory() as folder,
-        world(Path(folder), messages, kills, learning=True) as wild,
+        world(Path(folder), messages, kills, learning=True, executor=executor) as wild,
     ):
         trainer = wild.to_the_end()
     counters = trainer.state.counters
@@ -193,10 +203,40 @@ def test_replayed_predictions_are_those_of_the_first_time(make_world):
     first = it.start()
     for _ in range(6):
         assert first.advance()
+    first.drain()
     second = it.start()
     assert second.report()[0]["restarts_recovered"] == 6
     assert to_json(second.report()[0]["overall"]) == to_json(first.report()[0]["overall"])
     assert second.state.counters.step == first.state.counters.step == 6
+
+
+def test_a_run_is_a_function_of_its_input_whatever_the_timing(make_world):
+    """Fetches see every push but the last, be they done at once, late, or in a thread of their own."""
+    found = set()
+    for executor in (Inline, Lazy, lambda: ThreadPoolExecutor(1)):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            world(Path(folder), stream(2), learning=True, executor=executor) as it,
+        ):
+            trainer = it.to_the_end()
+            trainer.close()
+            rows = sorted((r, v.tobytes()) for shard in it.server.table for r, v in shard.rows.items())
+            found.add((dense(trainer), tuple(rows)))
+    assert len(found) == 1
+
+
+def test_a_step_sees_every_push_but_the_last(make_world):
+    it = make_world({0: envelopes([block(i) for i in range(6)], 1), 1: []}, learning=True, batch_rows=3)
+    pushed_at_pull: list[int] = []
+    pull = it.server.pull
+
+    def watched(table, ids):
+        pushed_at_pull.append(it.server.table[0].clock)
+        return pull(table, ids)
+
+    it.server.pull = watched
+    it.to_the_end()
+    assert pushed_at_pull == [0, 0, 1, 2, 3, 4]
 
 
 def test_unusable_messages_become_dead_letters(make_world):
@@ -256,6 +296,7 @@ def test_a_shard_that_came_back_older_is_reported_once_and_training_goes_on(make
     trainer = it.start()
     for _ in range(5):
         assert trainer.advance()
+    trainer.drain()
     dead = it.server.table[1]
     dead.epoch, dead.clock, dead.steps["trainer-0"] = 99, 2, 2
     while trainer.advance():
@@ -324,3 +365,29 @@ def test_a_push_tells_the_newest_event_and_when_samples_were_complete(make_world
     ((step, newest, (event, completed, trained)),) = it.server.pushes
     assert (step, newest, event, completed) == (1, 2000, 1000, 1005)
     assert trained > 1_700_000_000_000
+
+
+def test_the_guard_stops_publishing_says_why_and_resumes_by_command(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    trainer = it.start()
+    while trainer.state.counters.step < 4:
+        assert trainer.advance()
+    published = len(it.server.dense)
+    while trainer.advance():
+        pass
+    trainer._publish_now()
+    assert len(it.server.dense) == published
+    breach = trainer.report()[0]["guard"]["breach"]
+    assert "calibration of click" in breach
+    assert trainer.resume() == breach
+    trainer._publish_now()
+    assert it.server.dense[-1][1] == trainer.state.counters.step
+
+
+def test_a_guard_that_holds_goes_on_holding_after_a_restart(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    breach = it.life().state.guard.breach
+    assert breach is not None
+    assert it.start().state.guard.breach == breach

@@ -137,6 +137,7 @@ def test_every_row_is_trained_once_though_the_trainer_is_killed_twice(deployment
 def _rows_left(blocks: Sequence[SampleBlock]) -> int:
     """The rows that one duplicate filter, never interrupted, lets pass."""
     seen = DuplicateFilter()
+    seen.begin()
     return sum(int(seen.fresh(block).any(axis=1).sum()) for block in blocks)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -39,7 +41,7 @@ def test_a_step_equals_torch_by_hand():
     (losses * torch.from_numpy(mask)).sum().div(6).backward()
     optimizer.step()
 
-    computed = learner.compute(rows, labels, mask)
+    computed = learner.compute(learner.fetch(rows), 1)
     learner.apply()
     assert computed.gradients is not None
     ids, gradients = computed.gradients["embedding"]
@@ -55,11 +57,9 @@ def test_a_step_equals_torch_by_hand():
 def test_a_rows_gradient_does_not_depend_on_its_company():
     learner = Learner(config(), FakeServer(Killer(), Clock()))
     first, second = pieces()
-    alone = learner.compute([first], first.labels.copy(), first.mask).gradients
-    nothing = np.zeros_like(second.mask)
-    both = learner.compute(
-        [first, second], np.concatenate([first.labels, second.labels]), np.concatenate([first.mask, nothing])
-    ).gradients
+    alone = learner.compute(learner.fetch([first]), 1).gradients
+    silent = dataclasses.replace(second, mask=np.zeros_like(second.mask))
+    both = learner.compute(learner.fetch([first, silent]), 1).gradients
     assert alone is not None
     assert both is not None
     found = dict(zip(both["embedding"][0].tolist(), both["embedding"][1], strict=True))
@@ -71,7 +71,7 @@ def test_computing_changes_no_parameter():
     learner = Learner(config(), FakeServer(Killer(), Clock()))
     before = [p.detach().clone() for p in learner.model.parameters()]
     rows = pieces()[:1]
-    learner.compute(rows, rows[0].labels.copy(), rows[0].mask)
+    learner.compute(learner.fetch(rows), 1)
     assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
 
 
@@ -80,7 +80,7 @@ def test_not_finite_gradients_are_refused():
     (rows, _) = pieces()
     with torch.no_grad():
         next(learner.model.parameters()).fill_(float("nan"))
-    assert learner.compute([rows], rows.labels.copy(), rows.mask).gradients is None
+    assert learner.compute(learner.fetch([rows]), 1).gradients is None
 
 
 def test_the_seed_decides_the_first_parameters():
