@@ -54,6 +54,7 @@ def _fields(outcome: Outcome) -> Report:
     return {
         "exposures": outcome.exposures,
         "samples_trained": outcome.final.samples_trained,
+        "late_positives": trainer.get("late_positives", 0),
         "duplicates_dropped": trainer.get("duplicates_dropped"),
         "dead_letters": sum(outcome.dead_letters.values()),
         "replica_digest_matches": outcome.digests_match,

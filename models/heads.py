@@ -25,13 +25,15 @@ from schema.config import Config
 class Targets:
     """What n rows teach: labels and mask (n, T); log_keep (n,), the log-probability of having been sampled.
 
-    weights (n,), mean 1, or None for all alike: what each row counts for.
+    weights (n,), mean 1, or None for all alike: what each row counts for. retract (n, T), or None for none:
+    1 where a pair was a negative before, which it takes back. Labels say what is known where the mask is 0.
     """
 
     labels: Tensor
     mask: Tensor
     log_keep: Tensor
     weights: Tensor | None = None
+    retract: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,16 @@ class Heads:
 
     def loss(self, logits: Tensor, targets: Targets) -> Tensor:
         """The log loss of logits (n, T), summed over tasks and averaged over rows."""
-        mask = targets.mask
+        mask, retract = targets.mask, targets.retract
         if self.engaged is not None:
             at = torch.arange(logits.shape[1], device=logits.device) == self.engaged
             logits = torch.where(at, logits - targets.log_keep.unsqueeze(1), logits)
             # what nobody engaged with says nothing of what the engaged do next
             idle = mask[:, self.engaged] * (1 - targets.labels[:, self.engaged])
             mask = torch.where(at, mask, mask * (1 - idle).unsqueeze(1))
-        return log_loss(logits, targets.labels, mask, targets.weights)
+            if retract is not None:
+                # engaged after all: its other heads, which never paid a negative, begin to count
+                begun = retract[:, self.engaged].unsqueeze(1)
+                mask = torch.where(at, mask, torch.maximum(mask, begun))
+                retract = torch.where(at, retract, retract * (1 - begun))
+        return log_loss(logits, targets.labels, mask, targets.weights, retract)

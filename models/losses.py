@@ -6,14 +6,25 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def log_loss(logits: Tensor, labels: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+def log_loss(
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    weights: Tensor | None = None,
+    retract: Tensor | None = None,
+) -> Tensor:
     """The log loss over the (row, task) pairs whose mask is 1, summed over tasks, averaged over rows.
 
-    The first three have shape (n, tasks); `weights` (n,) is what each row counts for. The sum over tasks
-    keeps a head's step size independent of how many other heads there are; a row that speaks for no task
-    still counts in n.
+    The first three have shape (n, tasks), as has `retract`; `weights` (n,) is what each row counts for. The
+    sum over tasks keeps a head's step size independent of how many other heads there are; a row that speaks
+    for no task still counts in n.
+
+    Where `retract` is 1 the pair was a negative before, whose loss is taken back: a late positive costs its
+    own loss less that one, which is minus the logit. The two together are the true label's loss.
     """
     losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * mask
+    if retract is not None:
+        losses = losses - functional.softplus(logits) * retract
     if weights is not None:
         losses = losses * weights.unsqueeze(1)
     return losses.sum() / len(logits)

@@ -29,8 +29,12 @@ class RowBatch:
         return np.concatenate([p.labels for p in self.pieces])
 
     def mask(self) -> F32:
-        """Shape (rows, T)."""
-        return np.concatenate([p.mask for p in self.pieces])
+        """What is evaluated, shape (rows, T): not the late rows, which were counted before."""
+        return np.concatenate([p.mask * (not p.late) for p in self.pieces])
+
+    def late_rows(self) -> int:
+        """How many rows have been trained before."""
+        return sum(len(p.items) for p in self.pieces if p.late)
 
     def event_times(self) -> I64:
         """Of each row, milliseconds, shape (rows,)."""

@@ -32,6 +32,7 @@ class Counters(msgspec.Struct, array_like=True):
     dead_letters: int = 0
     refused_rows: int = 0
     replayed_steps: int = 0
+    late_rows: int = 0
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True):

@@ -41,7 +41,8 @@ class Entry:
 class Piece:
     """The n rows of one block that are to be trained.
 
-    items, positions (n,); labels and mask f32 (n, T); log_keep f32 (n,).
+    items, positions (n,); labels, mask and retract f32 (n, T); log_keep f32 (n,). `late`: the rows have been
+    trained before, and are here for what became known of them since.
     """
 
     user_id: int
@@ -54,17 +55,20 @@ class Piece:
     labels: F32
     mask: F32
     log_keep: F32
+    retract: F32
+    late: bool = False
 
 
 def piece(block: SampleBlock, mask: F32) -> Piece | None:
     """The rows of `block` for which `mask` f32 (n, T) has a pair left, or None where it has none.
 
-    Labels that do not count are 0, whatever they were.
+    Labels that do not count are kept within 0 to 1, whatever they were.
     """
     keep = np.logical_or.reduce(mask > 0, axis=1)
     if not keep.any():
         return None
-    labels = np.where(mask > 0, block.label_matrix(), np.float32(0))
+    labels = np.nan_to_num(block.label_matrix()).clip(0, 1)
+    retract = block.retract_matrix() * mask
     rows = slice(None) if keep.all() else keep
     return Piece(
         block.user_id,
@@ -77,6 +81,8 @@ def piece(block: SampleBlock, mask: F32) -> Piece | None:
         labels[rows],
         mask[rows],
         np.frombuffer(block.log_keep, "<f4")[rows],
+        retract[rows],
+        block.late_offset >= 0,
     )
 
 

@@ -60,7 +60,9 @@ class TrainerState:
     def score(self, batch: RowBatch, predictions: F32) -> None:
         """Count the rows of `batch`, and their predictions (n, T), as trained."""
         labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
-        self.counters.rows += batch.rows
+        late = batch.late_rows()
+        self.counters.rows += batch.rows - late
+        self.counters.late_rows += late
         self.evaluation.update(predictions, labels, mask, times)
         surfaces = batch.of_rows([p.surface for p in batch.pieces])
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
@@ -79,6 +81,7 @@ class TrainerState:
         return {
             "step": counters.step,
             "samples_trained": counters.rows,
+            "late_positives": counters.late_rows,
             "duplicates_dropped": counters.duplicates,
             "dead_letters": counters.dead_letters,
             "refused_rows": counters.refused_rows,

@@ -108,10 +108,10 @@ class Learner:
         positions = np.concatenate([p.positions for p in pieces]).astype(np.int64)
         shown = Shown(positions, np.array([p.surface for p in pieces], np.int64))
         batch = self._collator.collate([p.features for p in pieces], counts, shown)
-        columns = (
-            np.concatenate(c) for c in zip(*((p.labels, p.mask, p.log_keep) for p in pieces), strict=True)
-        )
-        return Prepared(batch, Targets(*map(torch.from_numpy, columns)))
+        rows = ((p.labels, p.mask, p.log_keep, p.retract) for p in pieces)
+        columns = (torch.from_numpy(np.concatenate(c)) for c in zip(*rows, strict=True))
+        labels, mask, log_keep, retract = columns
+        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract if retract.any() else None))
 
     def pull(self, prepared: Prepared) -> Mapping[str, F32]:
         """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""

@@ -121,6 +121,7 @@ class OnlineRanker:
             labels,
             np.ones_like(labels),
             np.zeros(len(rows), np.float32),
+            np.zeros_like(labels),
         )
 
     def _features(self, features: Features, rows: np.ndarray) -> Features:

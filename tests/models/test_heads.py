@@ -88,3 +88,46 @@ def test_propensity_weights_are_clipped_and_sum_to_the_rows():
 def test_propensities_out_of_bounds_are_refused(propensities, clip, text):
     with pytest.raises(ValueError, match=text):
         propensity_weights(torch.tensor(propensities), clip)
+
+
+def fitted(heads: Heads, rows: Targets, tasks: int) -> torch.Tensor:
+    """The served probabilities of a model that knows one constant a task, at the minimum of the loss."""
+    constants = torch.zeros(tasks, requires_grad=True)
+    optimizer = torch.optim.LBFGS([constants], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = heads.loss(constants.expand(len(rows.labels), tasks), rows)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return heads.served(constants.detach().unsqueeze(0))[0]
+
+
+def late(labels: list[list[float]], mask: list[list[float]], retract: list[list[float]]) -> Targets:
+    return Targets(
+        torch.tensor(labels), torch.tensor(mask), torch.zeros(len(labels)), retract=torch.tensor(retract)
+    )
+
+
+def test_late_positives_that_take_their_negative_back_leave_the_model_calibrated() -> None:
+    """Of 1,000 rows 200 are positive, 80 of them late: those were trained as negatives first."""
+    labels = [[1.0]] * 120 + [[0.0]] * 880 + [[1.0]] * 80
+    retract = [[0.0]] * 1000 + [[1.0]] * 80
+    every = [[1.0]] * 1080
+    assert float(fitted(Heads(), late(labels, every, retract), 1)) == pytest.approx(0.2, abs=1e-4)
+    biased = late(labels, every, [[0.0]] * 1080)
+    assert float(fitted(Heads(), biased, 1)) == pytest.approx(200 / 1080, abs=1e-4)
+
+
+def test_a_row_that_is_engaged_late_begins_to_count_for_the_conditional_heads() -> None:
+    """Of 1,000 rows 200 engage, 80 of them late, and half of either kind like what they saw."""
+    labels = (
+        [[1.0, 1.0]] * 60 + [[1.0, 0.0]] * 60 + [[0.0, 0.0]] * 880 + [[1.0, 1.0]] * 40 + [[1.0, 0.0]] * 40
+    )
+    mask = [[1.0, 1.0]] * 1000 + [[1.0, 1.0]] * 40 + [[1.0, 0.0]] * 40
+    retract = [[0.0, 0.0]] * 1000 + [[1.0, 1.0]] * 40 + [[1.0, 0.0]] * 40
+    engaged, like = fitted(Heads(engaged=0), late(labels, mask, retract), 2).tolist()
+    assert engaged == pytest.approx(0.2, abs=1e-4)
+    assert like == pytest.approx(0.1, abs=1e-4)
