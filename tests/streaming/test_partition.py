@@ -371,7 +371,10 @@ def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
     for block in bench.samples + bench.samples[-7:]:
         saved, had = had.state(), DuplicateFilter()
         had.restore(saved)
-        for at, task in zip(*had.fresh(block).nonzero(), strict=True):
+        had.begin()
+        fresh = had.fresh(block)
+        had.trained()
+        for at, task in zip(*fresh.nonzero(), strict=True):
             name = (block.request_id, int(block.item_ids()[at]), block.tasks[task])
             net[*name, float(block.label_matrix()[at, task])] += 1
             net[*name, 0.0] -= int(block.retract_matrix()[at, task])
