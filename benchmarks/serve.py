@@ -1,14 +1,13 @@
 """Serving: a feed over HTTP at steady load, with and without deltas landing, beside its bare model compute.
 
-A real broker, two shards and a replica, each a process. The bare compute is what the model itself does for such a
-feed, in this process: look up the rows of its ids and score them, once for all candidates and once for those that
-are shown (whose scores are logged); the features are made and collated beforehand.
+A real broker, two shards and a replica, each a process. The bare compute is what the model itself does for
+such a feed, in this process: look up the rows of its ids and score them, once for all candidates and once
+for those that are shown (whose scores are logged); the features are made and collated beforehand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import random
 import socket
@@ -55,6 +54,9 @@ CAPACITY_SECONDS = 6.0
 CAPACITY_CONNECTIONS = 4
 SHARE_OF_ROUNDS = 0.7
 LOCAL = Path(__file__).parents[1] / "configs" / "local.yaml"
+HEAD = (
+    b"POST /v1/feed HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+)
 PORTS = (
     "kafka.local_port",
     "serving.replicas.0.port",
@@ -76,7 +78,7 @@ class World:
         self.histories = {u: [rng.randrange(items) for _ in range(50)] for u in range(USERS)}
 
     def _item(self, number: int, rng: random.Random) -> Profile:
-        fields = {
+        fields: dict[str, tuple[int | str, ...]] = {
             "author": (rng.randrange(1000),),
             "tag": tuple(rng.sample(range(50), 2)),
             "type": ("NORMAL",),
@@ -100,10 +102,11 @@ class Load:
     failed: int = 0
 
     def percentile(self, percent: float) -> float:
+        """Of the latencies."""
         return float(np.percentile(self.latencies, percent))
 
 
-class Connection11:
+class FeedConnection:
     """One kept-alive HTTP connection that costs the caller next to nothing."""
 
     def __init__(self, port: int) -> None:
@@ -113,8 +116,7 @@ class Connection11:
     def feed(self, user: int) -> int:
         """Ask for a feed; the status."""
         body = b'{"user_id":%d}' % user
-        head = b"POST /v1/feed HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-        self._socket.sendall(head % len(body) + body)
+        self._socket.sendall(HEAD % len(body) + body)
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._more()
@@ -131,6 +133,7 @@ class Connection11:
         return part
 
     def close(self) -> None:
+        """Close it."""
         self._socket.close()
 
 
@@ -141,7 +144,7 @@ def drive(port: int, seconds: float, connections: int, rate: float | None) -> Lo
     turns: Iterator[int] = iter(range(10**9 if rate is None else int(seconds * rate)))
 
     def work(number: int) -> None:
-        connection, rng = Connection11(port), random.Random(number)
+        connection, rng = FeedConnection(port), random.Random(number)
         try:
             while time.perf_counter() < began + seconds:
                 with lock:
@@ -167,7 +170,7 @@ def drive(port: int, seconds: float, connections: int, rate: float | None) -> Lo
 
 
 def push_when_told(told: Connection, config: Config, rows: np.ndarray, a_second: int) -> None:
-    """A process that trains: while told True it pushes `a_second` rows of gradients, and dense weights, a second."""
+    """A process that trains: while told True it pushes `a_second` rows, and dense weights, a second."""
     rng = np.random.default_rng(3)
     model = new_model(config)
     dim = config.parameter_server.tables[0].dim
@@ -216,6 +219,7 @@ class Replica:
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
 
     def report(self) -> dict[str, Any]:
+        """What it says of itself."""
         found: dict[str, Any] = self.http.get("/report/replica").raise_for_status().json()
         return found
 
@@ -266,7 +270,8 @@ class Compute:
         tables = ReplicaTables(server)
         self._parameters = Parameters(tables, len(server.shards), [t.name for t in server.tables])
         deltas = [client.delta(shard, None) for shard in range(len(server.shards))]
-        self._parameters.replace(deltas, Dense(1, 1, new_model(config).eval()))
+        self._model = new_model(config).eval()
+        self._parameters.replace(deltas, Dense(1, 1, self._model))
         builder, collator = FeatureBuilder(config.features), Collator(config.features)
         rng = random.Random(5)
         self._feeds: list[tuple[Batch, Batch]] = []
@@ -293,8 +298,7 @@ class Compute:
             start = time.perf_counter()
             for batch in batches:
                 reading = self._parameters.read(batch.ids)
-                assert reading.model is not None
-                scores(reading.model, batch, reading.embeddings)
+                scores(self._model, batch, reading.embeddings)
             took.append(time.perf_counter() - start)
         return statistics.median(took)
 
@@ -408,7 +412,7 @@ def main() -> None:
     bench = Benchmark("serve")
     with tempfile.TemporaryDirectory() as folder:
         measure(bench, arguments, Path(folder))
-    bench.measured |= {k: v for k, v in vars(arguments).items() if k not in {"rounds"}}
+    bench.measured |= {k: v for k, v in vars(arguments).items() if k != "rounds"}
     bench.finish()
 
 
