@@ -77,7 +77,7 @@ class Probe:
         self._urls = [f"http://{r.host}:{r.port}/v1/feed" for r in config.serving.replicas]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="probe", daemon=True)
-        self.asked = self.second = 0
+        self.asked = self.second = self.shown = 0
         self.unanswered: list[str] = []
         self.slowest = 0.0
 
@@ -111,7 +111,10 @@ class Probe:
             answer = self._http.post(url, json={"user_id": PROBE_USERS + self.asked % 50})
         except httpx.TransportError as error:
             return repr(error)
-        return None if answer.status_code == httpx.codes.OK else f"{answer.status_code} {answer.text}"
+        if answer.status_code != httpx.codes.OK:
+            return f"{answer.status_code} {answer.text}"
+        self.shown += len(answer.json()["items"])
+        return None
 
 
 class Killer:
@@ -252,6 +255,7 @@ def soak(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
         "unanswered": probe.unanswered[:5],
         "slowest_feed_seconds": round(probe.slowest, 3),
         **labels,
+        "impressions_taken": said["impressions"] + probe.shown,
         "rows_due": account.rows,
         "rows_trained": report["samples_trained"],
         "forgotten_by_shards": report["lost"],
@@ -288,15 +292,18 @@ def _drain(account: Account, collector: Collector) -> dict[str, Any]:
         state = (account.rows, report["samples_trained"] if report else -1)
         if state != last:
             last, moved = state, time.monotonic()
-        elif report is not None and report["lag"] == 0 and state[0] <= state[1]:
-            # windows close, and late actions wait, for some seconds yet
-            if time.monotonic() - moved > QUIET_SECONDS:
-                return report
+        elif report is not None and report["lag"] == 0 and state[0] <= state[1] and _quiet(moved):
+            return report
         time.sleep(0.5)
     report = collector.snapshot({}).trainer
     if report is None:
         raise RuntimeError("the trainer is away, at the end of the run")
     return report
+
+
+def _quiet(moved: float) -> bool:
+    """Whether enough time has passed for windows to close and late actions to be worked off."""
+    return time.monotonic() - moved > QUIET_SECONDS
 
 
 def _synced(collector: Collector) -> list[list[dict[str, Any]]]:
