@@ -209,15 +209,23 @@ class Account:
             "emitted_again": self._view.filtered,
         }
 
-    def actions(self) -> int:
-        """The distinct actions in Kafka."""
+    def actions(self) -> dict[str, int]:
+        """The distinct actions in Kafka, and how many of those of a known request made no label positive."""
         topic = self._config.kafka.topics.user_actions
         found = {
             (a.request_id, a.item_id, a.kind)
             for batch in audit.records(self._config.kafka, topic, USER_ACTIONS)
             for a in getattr(batch, "actions", ())
         }
-        return len(found)
+        pairs = {(request, item, task): label for request, item, task, label in self._view.labels}
+        due = {
+            (request, item, task.name)
+            for request, item, kind in found
+            for task in self._config.tasks
+            if kind in task.actions and (request, item, task.name) in pairs
+        }
+        missed = sum(pairs[pair] != 1.0 for pair in due)
+        return {"actions_in_kafka": len(found), "positives_due": len(due), "positives_lost": missed}
 
     def close(self) -> None:
         self._view.close()
@@ -260,7 +268,7 @@ def soak(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
         "rows_trained": report["samples_trained"],
         "forgotten_by_shards": report["lost"],
         "actions_taken": said["actions"],
-        "actions_in_kafka": actions,
+        **actions,
         "dead_letters": letters,
         "digests_match": matches,
         "memory_growth": memory.growth(),
@@ -316,7 +324,7 @@ def good(figures: dict[str, Any]) -> bool:
     shard_died = any(name.startswith("shard") for name in figures["kills"])
     return (
         figures["feeds_unanswered"] == 0
-        and figures["lost"] == figures["doubled"] == 0
+        and figures["lost"] == figures["doubled"] == figures["positives_lost"] == 0
         and figures["rows_trained"] == figures["rows_due"]
         and (shard_died or not figures["forgotten_by_shards"])
         and all(figures["digests_match"].values())
