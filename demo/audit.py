@@ -19,7 +19,7 @@ def count_exposures(config: KafkaConfig) -> int:
     """The impressions of all feature logs that the topic holds now, each request id counted once."""
     requests: set[str] = set()
     exposures = 0
-    for record in _records(config, config.topics.feature_logs, FEATURE_LOGS):
+    for record in records(config, config.topics.feature_logs, FEATURE_LOGS):
         if isinstance(record, FeatureLog) and record.request_id not in requests:
             requests.add(record.request_id)
             exposures += len(record)
@@ -29,7 +29,7 @@ def count_exposures(config: KafkaConfig) -> int:
 def dead_letters(config: KafkaConfig) -> dict[str, int]:
     """How many dead letters the topic holds now, by reason."""
     reasons: dict[str, int] = {}
-    for letter in _records(config, config.topics.dead_letters, DEAD_LETTERS):
+    for letter in records(config, config.topics.dead_letters, DEAD_LETTERS):
         reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
     return reasons
 
@@ -51,7 +51,7 @@ def _same(client: ParameterClient, shard: int, reports: list[Report]) -> bool:
     return bool(mine) and all(int(r["digest"], 16) == client.digest(shard, r["table"])[1] for r in mine)
 
 
-def _records(config: KafkaConfig, topic: TopicConfig, codec: Codec[Any]) -> Iterator[Any]:
+def records(config: KafkaConfig, topic: TopicConfig, codec: Codec[Any]) -> Iterator[Any]:
     """Every record from the first message of `topic` to the last that it holds now."""
     reader = consumer(config)
     try:

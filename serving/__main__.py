@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
 _DRAIN_SECONDS: Final = 5
+_SWITCH_SECONDS: Final = 0.0005
+"""How long a thread may keep the interpreter from another: a round, or Kafka's client, from a feed."""
 
 
 def main(
@@ -46,6 +48,7 @@ def main(
     # bound before anything is started, so that a taken port is the only thing an operator sees
     listener = _bind(replica, loaded.serving.replicas[replica])
     torch.set_num_threads(loaded.serving.torch_threads)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     _serve(loaded, replica, listener)
 
 

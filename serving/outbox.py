@@ -29,6 +29,8 @@ _WAITING: Final = Gauge(
 _SPOOLED: Final = Gauge("headwater_outbox_spooled_bytes", "Bytes on disk that wait for Kafka.", ["topic"])
 _RETRY_SECONDS: Final = 1.0
 _FLUSH_SECONDS: Final = 5.0
+_LINGER_SECONDS: Final = 0.02
+"""How long the first record waits for others: sending is work that a feed's answer should not wait behind."""
 _BATCH: Final = 1000
 _ATTEMPTS: Final = 20
 
@@ -136,6 +138,7 @@ class Outbox(Generic[R]):
                 self._deliver(batch)
             else:
                 self._pause(_RETRY_SECONDS)
+                self._linger()
             _WAITING.labels(self._name).set(self.waiting)
             _SPOOLED.labels(self._name).set(self.spooled_bytes)
         self._spill()
@@ -216,6 +219,11 @@ class Outbox(Generic[R]):
             sender.close(max(0.1, min(self._deadline - time.monotonic(), _RETRY_SECONDS)))
         except PlumbingError as error:
             _log.warning("%s: %s", self._name, error)
+
+    def _linger(self) -> None:
+        with self._changed:
+            if self._waiting:
+                self._changed.wait_for(lambda: self._stopping, _LINGER_SECONDS)
 
     def _pause(self, seconds: float) -> None:
         """Wait for the stop, or for records if a producer is there to take them."""

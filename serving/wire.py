@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Final
 
+import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schema.records import Action, ActionBatch, Profile
@@ -214,23 +215,25 @@ class Accepted(_Model):
     accepted: int
 
 
-def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
-    """The answer that tells of `feed`, with its scores by task."""
+def feed_json(feed: Feed, tasks: Sequence[str]) -> bytes:
+    """The answer that tells of `feed`, with its scores by task: a FeedResponse in JSON."""
     rows = [] if feed.scores is None else feed.scores.tolist()
     final = [0.0] * len(feed.items) if feed.final is None else feed.final.tolist()
     items = [
-        FeedItem(
-            item_id=item,
-            position=position,
-            score=final[position],
-            scores=dict(zip(tasks, rows[position], strict=True)) if rows else {},
-            explored=bool(feed.explored[position]),
-        )
+        {
+            "item_id": item,
+            "position": position,
+            "score": final[position],
+            "scores": dict(zip(tasks, rows[position], strict=True)) if rows else {},
+            "explored": bool(feed.explored[position]),
+        }
         for position, item in enumerate(feed.items)
     ]
-    return FeedResponse(
-        request_id=feed.request_id,
-        event_time=feed.event_time,
-        items=items,
-        model=ModelInfo(dense=feed.version.dense, shards=[list(at) for at in feed.version.shards]),
+    return msgspec.json.encode(
+        {
+            "request_id": feed.request_id,
+            "event_time": feed.event_time,
+            "items": items,
+            "model": {"dense": feed.version.dense, "shards": feed.version.shards},
+        }
     )
