@@ -34,8 +34,10 @@ _DTYPES: Final = {
     "ids": "<u8",
     "vectors": "<f4",
     "versions": "<u8",
-    "accumulators": "<f4",
+    "state": "<f4",
     "last_use": "<i8",
+    "uses": "<u4",
+    "widths": "<u2",
 }
 
 
@@ -161,6 +163,8 @@ def _read(path: Path, expected: _File | None) -> NDArray[np.uint8]:
 def _columns(table: str, dim: int, read: Callable[[str], NDArray[np.uint8]]) -> Columns:
     columns = {name: read(f"{table}.{name}").view(dtype) for name, dtype in _DTYPES.items()}
     columns["vectors"] = columns["vectors"].reshape(-1, dim)
+    rows = len(columns["ids"])
+    columns["state"] = columns["state"].reshape(rows, -1) if rows else columns["state"].reshape(0, 0)
     return Columns(**columns)
 
 

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from parameter_server.checks import checked_ids, distinct
 from parameter_server.delta import Delta, verify
 from parameter_server.errors import DeltaError, InvalidRequest
 from parameter_server.locks import ReadWriteLock
 from parameter_server.router import shard_of
-from parameter_server.store import RowStore, checked_ids, distinct
+from parameter_server.store import RowStore
 from schema.config import ParameterServerConfig
 from schema.records import F32, I64, U64
 
@@ -100,13 +101,13 @@ class ReplicaTables:
 
     def _drop_missing(self, delta: Delta) -> None:
         for name, table in self._tables.items():
-            held = table.columns.ids[self._rows(table, delta.shard)]
+            held = table.ids[self._rows(table, delta.shard)]
             sent = [chunk.ids for chunk in delta.chunks if chunk.table == name]
             table.remove(np.setdiff1d(held, np.concatenate([held[:0], *sent])))
 
     def _rows(self, table: RowStore, shard: int) -> I64:
         rows = table.live()
-        mine: I64 = rows[shard_of(table.columns.ids[rows], len(self._positions)) == shard]
+        mine: I64 = rows[shard_of(table.ids[rows], len(self._positions)) == shard]
         return mine
 
     def pull(self, table: str, ids: U64) -> F32:

@@ -16,6 +16,9 @@ from numba import njit, types
 U64: Final[Any] = types.uint64
 I64: Final[Any] = types.int64
 F32: Final[Any] = types.float32
+F64: Final[Any] = types.float64
+U32: Final[Any] = types.uint32
+U8: Final[Any] = types.uint8
 VOID: Final[Any] = types.void
 BOOL: Final[Any] = types.boolean
 
@@ -24,6 +27,8 @@ I64_IN: Final[Any] = types.Array(types.int64, 1, "C", readonly=True)
 U32_MATRIX_IN: Final[Any] = types.Array(types.uint32, 2, "C", readonly=True)
 F32_MATRIX_IN: Final[Any] = types.Array(types.float32, 2, "C", readonly=True)
 
+U8_OUT: Final[Any] = types.Array(types.uint8, 1, "C")
+U32_OUT: Final[Any] = types.Array(types.uint32, 1, "C")
 U64_OUT: Final[Any] = types.Array(types.uint64, 1, "C")
 I64_OUT: Final[Any] = types.Array(types.int64, 1, "C")
 F32_OUT: Final[Any] = types.Array(types.float32, 1, "C")

@@ -105,7 +105,7 @@ DAMAGE: dict[str, Damage] = {
     ),
     "a column is missing": lambda p: (p / "embedding.vectors").unlink(),
     "a column is cut": lambda p: truncate(p / "wide.ids"),
-    "a bit is flipped": lambda p: flip(p / "embedding.accumulators"),
+    "a bit is flipped": lambda p: flip(p / "embedding.state"),
     "dense is damaged": lambda p: flip(p / "dense-0"),
 }
 
@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_falls_back_with_a_warning(
 
 def test_when_none_is_whole_it_says_so_rather_than_start_empty(tmp_path: Path) -> None:
     DAMAGE["a bit is flipped"](checkpoint.save(trained().image(), tmp_path))
-    with pytest.raises(CheckpointError, match=r"embedding.accumulators: does not match"):
+    with pytest.raises(CheckpointError, match=r"embedding.state: does not match"):
         checkpoint.newest(tmp_path)
 
 
