@@ -1,4 +1,4 @@
-"""Lookup, update and memory of a table against what the memory itself allows: `scripts/bench table [--rows N]`.
+"""Lookup, update and memory of a table against what memory itself allows: `scripts/bench table [--rows N]`.
 
 Ids are drawn uniformly from the resident ones and come in batches. The yardsticks know the rows already.
 """
@@ -6,9 +6,12 @@ Ids are drawn uniformly from the resident ones and come in batches. The yardstic
 from __future__ import annotations
 
 import argparse
+import mmap
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +34,7 @@ LOAD = 0.8
 
 
 @njit(nogil=True, fastmath={"reassoc", "nsz"}, inline="always")
-def _mean_square(gradients, i):
+def _mean_square(gradients: Any, i: Any) -> Any:
     total = np.float32(0.0)
     for j in range(gradients.shape[1]):
         total += gradients[i, j] * gradients[i, j]
@@ -39,7 +42,9 @@ def _mean_square(gradients, i):
 
 
 @njit(nogil=True)
-def bare_update(vectors, accumulators, rows, gradients, rate, epsilon, ahead):
+def bare_update(  # noqa: PLR0917 - a kernel
+    vectors: Any, accumulators: Any, rows: Any, gradients: Any, rate: Any, epsilon: Any, ahead: Any
+) -> None:
     """Row-wise Adagrad with the rows known: the best loop that numba makes, asking `ahead` rows early."""
     flat = vectors.reshape(-1)
     dim = vectors.shape[1]
@@ -173,8 +178,7 @@ def thread_sides(setting: Setting) -> dict[str, Callable[[], float]]:
 
 def resident() -> int:
     """Bytes of this process that are in memory."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def bytes_per_id(rows: int) -> float:
@@ -185,11 +189,11 @@ def bytes_per_id(rows: int) -> float:
     if slots * LOAD > 1.5 * rows:
         slots //= 2
     count = int(slots * LOAD)
-    ones = np.ones((FILL, DIM), np.float32)
+    ones = np.ones((BATCH, DIM), np.float32)
     before = resident()
     table = Table(TableConfig(name="bench", dim=DIM, capacity=slots // 2), 1)
-    for start in range(0, count, FILL):
-        part = np.arange(start, min(start + FILL, count), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for start in range(0, count, BATCH):
+        part = np.arange(start, min(start + BATCH, count), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         table.push(part, ones[: len(part)], 1, 0)
     return (resident() - before) / count
 
@@ -204,6 +208,7 @@ def load_at_first_failure(buckets: int) -> float:
 
 
 def main() -> None:
+    """Runs it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5_000_000, help="resident ids")
     rows = parser.parse_args().rows

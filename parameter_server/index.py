@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from parameter_server.kernels import cuckoo
+from parameter_server.kernels import cuckoo, search
 from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import ROW_MASK, SLOTS, TAG_SHIFT
 from parameter_server.memory import aligned_zeros
@@ -66,10 +66,10 @@ class CuckooIndex:
 
     def find(self, records: U64, wanted: U64) -> I64:
         """The row of each id of `wanted` (n,), -1 where absent; never -1 for one that is there throughout."""
-        rows = np.empty(len(wanted), np.int64)
+        hashes, rows = np.empty(len(wanted), np.uint64), np.empty(len(wanted), np.int64)
         while True:
             view = self.view
-            cuckoo.find(view.old, view.new, self.sequence, records, wanted, rows)
+            search.find(view.old, view.new, self.sequence, records, wanted, hashes, rows)
             if self.view is view or not (rows < 0).any():
                 return rows
 

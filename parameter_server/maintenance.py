@@ -52,8 +52,8 @@ class Expiry:
         stop = min(start + limit, store.used)
         self._cursor = stop
         ids = store.ids[start:stop]
-        age = now_seconds - store.last_use[start:stop].astype(np.int64)
-        expired: U64 = ids[(age > self._ttl[ids >> _SLOT_SHIFT]) & (store.versions[start:stop] > 0)]
+        age = now_seconds - store.records.last_use[start:stop].astype(np.int64)
+        expired: U64 = ids[(age > self._ttl[ids >> _SLOT_SHIFT]) & (store.records.versions[start:stop] > 0)]
         return expired
 
 
@@ -87,22 +87,22 @@ class Budget:
 
     def _decide(self, store: RowStore, excess: float) -> None:
         rows = store.live()
-        wide = rows[store.size_classes(rows) > 0]
+        wide = rows[store.placement.classes(rows) > 0]
         if len(wide):
-            order = np.lexsort((store.last_use[wide], store.uses[wide]))
+            order = np.lexsort((store.records.last_use[wide], store.records.uses[wide]))
             chosen = wide[order]
             saving = np.cumsum(store.demotion_bytes(chosen))
             self._demotions = store.ids[chosen[: int(np.searchsorted(saving, excess)) + 1]]
         else:
             count = min(len(rows), int(np.ceil(excess / max(1.0, store.bytes / len(rows)))))
-            order = np.argsort(store.last_use[rows], kind="stable")
+            order = np.argsort(store.records.last_use[rows], kind="stable")
             self._evictions = store.ids[rows[order[:count]]]
 
     def demotions(self, store: RowStore, limit: int) -> I64:
         """At most `limit` rows that go down one size class, the least used first."""
         part, self._demotions = self._demotions[:limit], self._demotions[limit:]
         rows = self._unused(store, part)
-        return rows[store.size_classes(rows) > 0]
+        return rows[store.placement.classes(rows) > 0]
 
     def evictions(self, store: RowStore, limit: int) -> U64:
         """At most `limit` ids that go, the least recently used first."""
@@ -113,4 +113,4 @@ class Budget:
         """The rows of `ids` that have not been used since the decision; all, where time stands still."""
         rows = store.find(ids)
         rows = rows[rows >= 0]
-        return rows[store.last_use[rows] <= self._planned_at]
+        return rows[store.records.last_use[rows] <= self._planned_at]

@@ -18,7 +18,7 @@ _HUGE_FROM: Final = 2 * _HUGE_PAGE
 _AHEAD: Final = 16
 """How many times its first size a column can grow in place; beyond, it is copied once."""
 _NO_RESERVE: Final = 0x4000
-"""MAP_NORESERVE of Linux, which Python's mmap names from 3.13 on: address space without a promise of memory."""
+"""MAP_NORESERVE of Linux, unnamed by Python before 3.13: address space without a promise of memory."""
 
 
 class Column:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from parameter_server.kernels import optimizers as kernels
+from parameter_server.kernels import steps
 from schema.config import OptimizerConfig
 from schema.records import F32, I64
 
@@ -28,17 +28,22 @@ class Rule:
 
     Args:
         config: its parameters.
-        kernel: updates rows in place.
+        kernel: its number in `kernels/steps.py`.
         blocks: the first value of each state vector.
         scalars: the first value of each scalar.
-        parameters: the three values that the kernel takes after rate and decay.
+        own: the three values that the kernel takes after rate and decay.
     """
 
     config: OptimizerConfig
-    kernel: Callable[..., None]
+    kernel: int
     blocks: tuple[float, ...]
     scalars: tuple[float, ...]
-    parameters: tuple[float, float, float]
+    own: tuple[float, float, float]
+
+    @property
+    def parameters(self) -> tuple[float, float, float, float, float]:
+        """What the kernel takes: rate, decay and `own`."""
+        return self.config.learning_rate, self.config.weight_decay, *self.own
 
     def state_width(self, width: int) -> int:
         """float32 values of state of a row `width` wide."""
@@ -61,8 +66,7 @@ class Rule:
         """The z of which FTRL's closed form makes `vectors`: else the first update would forget them."""
         c = self.config
         scale = (c.ftrl_beta + c.initial_accumulator**0.5) / c.learning_rate + c.l2
-        start: F32 = -(vectors * np.float32(scale) + np.sign(vectors) * np.float32(c.l1))
-        return start
+        return -(vectors * np.float32(scale) + np.sign(vectors) * np.float32(c.l1)).astype(np.float32)
 
     def resized(self, state: F32, before: int, after: int) -> F32:
         """The state of rows whose width goes from `before` to `after`: what both have stays as it is."""
@@ -78,23 +82,6 @@ class Rule:
         out[:, count * after :] = scalars
         return out
 
-    def update(
-        self, vectors: F32, state: F32, layout: tuple[int, int], rows: I64, places: I64, gradients: F32
-    ) -> None:
-        """One step of vectors[rows] from gradients[places]; layout is (stride, offset) of the flat `state`."""
-        c = self.config
-        self.kernel(
-            vectors,
-            state,
-            *layout,
-            rows,
-            places,
-            gradients,
-            c.learning_rate,
-            c.weight_decay,
-            *self.parameters,
-        )
-
 
 def rule(config: OptimizerConfig) -> Rule:
     """The optimizer that `config` names."""
@@ -102,23 +89,23 @@ def rule(config: OptimizerConfig) -> Rule:
 
 
 def _sgd(c: OptimizerConfig) -> Rule:
-    return Rule(c, kernels.sgd, (), (), (0.0, 0.0, 0.0))
+    return Rule(c, steps.SGD, (), (), (0.0, 0.0, 0.0))
 
 
 def _adagrad(c: OptimizerConfig) -> Rule:
-    return Rule(c, kernels.adagrad, (c.initial_accumulator,), (), (c.epsilon, 0.0, 0.0))
+    return Rule(c, steps.ADAGRAD, (c.initial_accumulator,), (), (c.epsilon, 0.0, 0.0))
 
 
 def _rowwise_adagrad(c: OptimizerConfig) -> Rule:
-    return Rule(c, kernels.rowwise_adagrad, (), (c.initial_accumulator,), (c.epsilon, 0.0, 0.0))
+    return Rule(c, steps.ROWWISE_ADAGRAD, (), (c.initial_accumulator,), (c.epsilon, 0.0, 0.0))
 
 
 def _adam(c: OptimizerConfig) -> Rule:
-    return Rule(c, kernels.adam, (0.0, 0.0), (0.0,), (c.epsilon, c.beta1, c.beta2))
+    return Rule(c, steps.ADAM, (0.0, 0.0), (0.0,), (c.epsilon, c.beta1, c.beta2))
 
 
 def _ftrl(c: OptimizerConfig) -> Rule:
-    return Rule(c, kernels.ftrl, (0.0, c.initial_accumulator), (), (c.l1, c.l2, c.ftrl_beta))
+    return Rule(c, steps.FTRL, (0.0, c.initial_accumulator), (), (c.l1, c.l2, c.ftrl_beta))
 
 
 _RULES: Final[dict[str, Callable[[OptimizerConfig], Rule]]] = {
@@ -151,6 +138,11 @@ class Optimizers:
     def single(self) -> Rule | None:
         """The one optimizer of all slots, if there is but one."""
         return self.rules[0] if len(self.rules) == 1 else None
+
+    @property
+    def scalar(self) -> bool:
+        """Whether all that a row of any slot keeps is one value."""
+        return self.single is not None and self.single.state_width(1) == self.single.state_width(2) == 1
 
     def state_width(self, width: int) -> int:
         """float32 values that suffice for the state of any row `width` wide."""

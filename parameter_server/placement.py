@@ -24,12 +24,16 @@ _PLACE_BYTES: Final = 16
 """Of a row that says where its vector is, and of a vector that says whose it is."""
 
 
+State = tuple[F32, int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Those of some records that share a size class.
 
     `positions` (m,) in the list that was asked about; `rows` (m,) of `vectors` (·, width) and `state_rows`
-    (·, s). `state` is the flat memory behind the latter: a row's starts at row * stride + offset.
+    (·, s). `state` is (flat, stride, offset), the memory behind the latter: that of a row starts at
+    flat[row * stride + offset].
     """
 
     number: int
@@ -37,8 +41,7 @@ class Part:
     rows: I64
     vectors: F32
     state_rows: F32
-    state: F32
-    layout: tuple[int, int]
+    state: State
 
 
 class Fixed:
@@ -53,7 +56,7 @@ class Fixed:
 
     def __init__(self, width: int, state_width: int, rows: int, *, in_record: bool) -> None:
         self.widths = np.array([width], np.uint16)
-        self.in_record = in_record
+        self._in_record = in_record
         self._slab = Slab(width, 0 if in_record else state_width, rows)
         self._halves: F32 = np.empty(0, np.float32)
 
@@ -61,6 +64,13 @@ class Fixed:
     def vectors(self) -> F32:
         """float32 (records, width)."""
         return self._slab.vectors
+
+    @property
+    def state(self) -> State:
+        """As `Part` has it."""
+        if self._in_record:
+            return self._halves, HALVES, OTHER
+        return self._slab.state, self._slab.state_width, 0
 
     def resize(self, records: U64) -> None:
         """Follow the records (n, 3), which have been resized."""
@@ -71,13 +81,10 @@ class Fixed:
         """All of `rows` (n,), as one part."""
         if not len(rows):
             return []
-        positions = np.arange(len(rows))
-        slab = self._slab
-        if self.in_record:
+        cells = self._slab.state_rows
+        if self._in_record:
             cells = self._halves.reshape(-1, HALVES)[:, OTHER : OTHER + 1]
-            return [Part(0, positions, rows, slab.vectors, cells, self._halves, (HALVES, OTHER))]
-        layout = (slab.state_width, 0)
-        return [Part(0, positions, rows, slab.vectors, slab.state_rows, slab.state, layout)]
+        return [Part(0, np.arange(len(rows)), rows, self.vectors, cells, self.state)]
 
     def create(self, rows: I64, classes: NDArray[np.int64]) -> None:
         """Nothing to do: every record has its row."""
@@ -114,8 +121,6 @@ class Sized:
         rows: how many records there are at first.
     """
 
-    in_record: Final = False
-
     def __init__(self, widths: Sequence[int], state_widths: Sequence[int], rows: int) -> None:
         self.widths = np.array(widths, np.uint16)
         self._slabs = [OwnedSlab(w, s) for w, s in zip(widths, state_widths, strict=True)]
@@ -134,8 +139,8 @@ class Sized:
             positions = np.flatnonzero(classes == number)
             if len(positions):
                 at = (places[positions] & _ROW_MASK).astype(np.int64)
-                layout = (slab.state_width, 0)
-                parts.append(Part(number, positions, at, slab.vectors, slab.state_rows, slab.state, layout))
+                state = (slab.state, slab.state_width, 0)
+                parts.append(Part(number, positions, at, slab.vectors, slab.state_rows, state))
         return parts
 
     def create(self, rows: I64, classes: NDArray[np.int64]) -> None:

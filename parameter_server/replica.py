@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from parameter_server import contents
 from parameter_server.checks import checked_ids, distinct
 from parameter_server.delta import Delta, verify
 from parameter_server.errors import DeltaError, InvalidRequest
@@ -96,7 +97,7 @@ class ReplicaTables:
         for chunk in delta.chunks:
             if len(chunk.ids):
                 # the version only marks a row as live here; clocks of different shards do not compare
-                self._tables[chunk.table].upsert(chunk.ids, chunk.vectors, 1)
+                contents.upsert(self._tables[chunk.table], chunk.ids, chunk.vectors, 1)
         self._positions[delta.shard] = (delta.epoch, delta.to_clock)
 
     def _drop_missing(self, delta: Delta) -> None:
@@ -138,7 +139,7 @@ class ReplicaTables:
         """The digest of the rows of `shard`: that shard's own, if the replica equals it."""
         with self._lock.reading():
             chosen = self._table(table)
-            return chosen.digest(self._rows(chosen, shard))
+            return contents.digest(chosen, self._rows(chosen, shard))
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""

@@ -62,7 +62,7 @@ class Slab:
 
 
 class OwnedSlab(Slab):
-    """A slab that hands out its rows itself, and knows the record that owns each: for several size classes."""
+    """A slab that hands out its rows itself, and knows the record that owns each: one of several classes."""
 
     def __init__(self, width: int, state_width: int) -> None:
         super().__init__(width, state_width, _FIRST_ROWS)
@@ -95,7 +95,7 @@ class OwnedSlab(Slab):
         self._pool.give(rows)
 
     def pack(self, limit: int) -> tuple[I64, I64]:
-        """Move at most `limit` rows from the end forward, if mostly free; their owners, and their new rows."""
+        """Move at most `limit` rows from the end forward, if mostly free; their owners and new rows."""
         if self._pool.used < max(2 * _FIRST_ROWS, 2 * len(self._pool)):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         sources, targets = self._pool.pack(limit)

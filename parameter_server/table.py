@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from parameter_server import contents
 from parameter_server.admission import Admission
 from parameter_server.checks import checked_ids, checked_rows, distinct
 from parameter_server.columns import Columns
@@ -172,14 +173,14 @@ class Table:
 
     def _use(self, rows: I64) -> None:
         """Count a push of each of `rows`, and widen those that have had enough of them."""
-        self._rows.uses[rows] += np.uint32(1)
+        self._rows.records.uses[rows] += np.uint32(1)
         if self._budget.pressed:
             return
-        classes = self._rows.size_classes(rows)
-        earned = np.searchsorted(self._grow_at, self._rows.uses[rows], side="right")
+        classes = self._rows.placement.classes(rows)
+        earned = np.searchsorted(self._grow_at, self._rows.records.uses[rows], side="right")
         grown = np.flatnonzero(earned > classes)
         if len(grown):
-            self._rows.resize_rows(rows[grown], earned[grown])
+            contents.resize_rows(self._rows, rows[grown], earned[grown])
             self.counters.grown += len(grown)
 
     def push(
@@ -217,27 +218,26 @@ class Table:
         evicted = self._remove(self._budget.evictions(self._rows, limit), clock)
         self.counters.expired += len(expired)
         self.counters.evicted += len(evicted)
-        self._rows.settle()
         self._rows.pack(limit)
         return Maintained(np.concatenate([expired, evicted]), demoted)
 
     def _demote(self, rows: I64, clock: int) -> int:
         """One size class down; a row must earn the next anew."""
         if len(rows):
-            classes = self._rows.size_classes(rows) - 1
-            self._rows.resize_rows(rows, classes)
-            self._rows.uses[rows] = np.concatenate([[0], self._grow_at])[classes]
-            self._rows.touch(rows, clock, 0)
+            classes = self._rows.placement.classes(rows) - 1
+            contents.resize_rows(self._rows, rows, classes)
+            self._rows.records.uses[rows] = np.concatenate([[0], self._grow_at])[classes]
+            self._rows.records.touch(rows, clock, 0)
             self.counters.demoted += len(rows)
         return len(rows)
 
     def changed(self, clock: int) -> Columns:
         """A copy of the rows with a version above `clock`; of all rows for clock 0."""
-        return self._rows.taken(self._rows.newer(clock))
+        return contents.taken(self._rows, self._rows.newer(clock))
 
     def load(self, saved: Columns) -> None:
         """Fill this empty table with the rows that `changed(0)` returned."""
-        self._rows.load(saved)
+        contents.fill(self._rows, saved)
 
     def candidates(self) -> tuple[U64, NDArray[np.uint8]]:
         """The ids that have no row yet, and how many pushes each has had: what else a checkpoint keeps."""
@@ -253,7 +253,7 @@ class Table:
         sightings = self._admission.count(wanted)
         if row < 0:
             return RowState(sightings, -1, 0, 0.0, 0, 0, 0, None)
-        found = self._rows.taken(np.array([row]))
+        found = contents.taken(self._rows, np.array([row]))
         ttl = self._expiry.ttl_seconds(wanted >> int(_SLOT_SHIFT))
         last = int(found.last_use[0])
         return RowState(
@@ -269,7 +269,7 @@ class Table:
 
     def digest(self) -> int:
         """The order-independent digest of all ids, widths and vector bits, in [0, 2**64)."""
-        return self._rows.digest()
+        return contents.digest(self._rows, self._rows.live())
 
     def check_integrity(self) -> None:
         """Check that index, records and free rows agree; AssertionError if not."""

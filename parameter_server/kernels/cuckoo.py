@@ -1,4 +1,4 @@
-"""The cuckoo index from id to row: find, insert, remove, relocate and migrate, over whole batches of ids.
+"""The cuckoo index from id to row, the writer's side: insert, remove, relocate and migrate batches of ids.
 
 `slots` is uint64 (4 * buckets,), buckets a power of two: an entry is a tag in the upper 8 bits and a row in
 the lower 56, 0 is empty. The ids themselves are not kept here: the record of a row proves a match. Records
@@ -7,7 +7,7 @@ are uint64 (RECORD * rows,), the id first.
 While an index changes its size there are two arrays. Entries move from `old` to `new`, copied before they
 are cleared; inserts go to `new`. One writer may run beside any number of readers: whatever moves an entry
 within an array makes `sequence` (1,) odd meanwhile, and a reader that misses looks again if it was odd or
-has changed. So a reader never misses an id that is there.
+has changed (`search.py`). So a reader never misses an id that is there.
 """
 
 # ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
@@ -54,115 +54,6 @@ def _position(slots: Any, records: Any, wanted: Any, hashed: Any) -> Any:
                 return position
         bucket = alternate(bucket, tag, mask)
     return np.int64(-1)
-
-
-@kernel(I64(U64_IN, U64_IN, U64, U64))
-def _row(slots: Any, records: Any, wanted: Any, hashed: Any) -> Any:
-    """The row of `wanted`, or -1; reads each entry once, so that a writer may run beside it."""
-    if len(slots) == 0:
-        return np.int64(-1)
-    mask = np.uint64(len(slots) // SLOTS - 1)
-    tag = tag_of(hashed)
-    bucket = hashed & mask
-    for _ in range(2):
-        base = np.int64(bucket) * SLOTS
-        for position in range(base, base + SLOTS):
-            entry = slots[position]
-            place = np.int64(entry & ROW_MASK) * RECORD
-            if entry >> TAG_SHIFT == tag and place < len(records) and records[place] == wanted:
-                return np.int64(entry & ROW_MASK)
-        bucket = alternate(bucket, tag, mask)
-    return np.int64(-1)
-
-
-@kernel(I64(U64_IN, U64_IN, U64_IN, U64_IN, U64, U64))
-def _settled(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, hashed: Any) -> Any:
-    """The row of `wanted`, or -1 once nothing moved while it was not found."""
-    while True:
-        before = sequence[0]
-        fence()
-        row = _row(new, records, wanted, hashed)
-        if row < 0 and len(old) > 0:
-            row = _row(old, records, wanted, hashed)
-            fence()
-            if row < 0:  # it may have moved from old to new meanwhile
-                row = _row(new, records, wanted, hashed)
-        fence()
-        if row >= 0 or (before == sequence[0] and before & ONE == EMPTY):
-            return row
-
-
-@kernel(VOID(U64_IN, U64_IN, U64_OUT, I64, I64))
-def ask(slots: Any, wanted: Any, hashes: Any, start: Any, stop: Any) -> None:
-    """First stage, for wanted[start:stop]: hash, and ask for the first bucket."""
-    mask = np.uint64(len(slots) // SLOTS - 1)
-    for i in range(start, stop):
-        hashed = mix64(wanted[i])
-        hashes[i] = hashed
-        prefetch(slots, np.int64(hashed & mask) * SLOTS)
-
-
-@kernel(VOID(U64_IN, U64_IN, U64_IN, I64_OUT, I64, I64))
-def probe(slots: Any, records: Any, hashes: Any, rows: Any, start: Any, stop: Any) -> None:
-    """Second stage: a row whose tag fits in the first bucket, or -1; ask for its record or the other bucket.
-
-    The first bucket is the only one asked for at first: inserts prefer it, so that it mostly has the id.
-    """
-    mask = np.uint64(len(slots) // SLOTS - 1)
-    for i in range(start, stop):
-        hashed = hashes[i]
-        tag = tag_of(hashed)
-        base = np.int64(hashed & mask) * SLOTS
-        row = np.int64(-1)
-        for k in range(SLOTS):
-            entry = slots[base + k]
-            row = np.int64(entry & ROW_MASK) if entry >> TAG_SHIFT == tag else row
-        rows[i] = row
-        if row < 0:
-            prefetch(slots, np.int64(alternate(hashed & mask, tag, mask)) * SLOTS)
-        else:
-            prefetch(records, row * RECORD)
-            prefetch(records, row * RECORD + (RECORD - 1))
-
-
-@kernel(VOID(U64_IN, U64_IN, U64_IN, U64_IN, U64_IN, U64_IN, I64_OUT, I64, I64))
-def settle(
-    old: Any,
-    new: Any,
-    sequence: Any,
-    records: Any,
-    wanted: Any,
-    hashes: Any,
-    rows: Any,
-    start: Any,
-    stop: Any,
-) -> None:
-    """Third stage: the right row, or -1 where absent."""
-    for i in range(start, stop):
-        place = rows[i] * RECORD
-        if place < 0 or place >= len(records) or records[place] != wanted[i]:
-            rows[i] = _settled(old, new, sequence, records, wanted[i], hashes[i])
-
-
-@kernel(VOID(U64_IN, U64_IN, U64_IN, U64_IN, U64_IN, I64_OUT))
-def find(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, rows: Any) -> None:
-    """The row of each id of `wanted` (n,) into `rows` (n,), -1 where absent."""
-    n = len(wanted)
-    hashes = np.empty(n, np.uint64)
-    for start in range(0, n + 2 * GROUP, GROUP):
-        ask(new, wanted, hashes, start, min(start + GROUP, n))
-        probe(new, records, hashes, rows, max(start - GROUP, 0), min(start, n))
-        settle(
-            old,
-            new,
-            sequence,
-            records,
-            wanted,
-            hashes,
-            rows,
-            max(start - 2 * GROUP, 0),
-            min(start - GROUP, n),
-        )
 
 
 @kernel(I64(U64_IN, U64))

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from parameter_server.kernels.cuckoo import RECORD, ask, probe, settle
+from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import mix64, unit_uniform
 from parameter_server.kernels.prefetch import GROUP, prefetch
+from parameter_server.kernels.search import ask, ask_rows, probe, probe_other, settled
 from parameter_server.kernels.signatures import (
     F32,
     F32_MATRIX_IN,
@@ -27,8 +28,6 @@ from parameter_server.kernels.signatures import (
     kernel,
 )
 
-_LINE: Final = 16
-"""float32 values a cache line."""
 BLOCK: Final = 64
 """Rows that share one entry of the version summary."""
 VERSION: Final = 1
@@ -43,7 +42,7 @@ _HALF: Final = np.uint64(32)
 _DIGEST: Final = np.uint64(0x9FB21C651E98DF25)
 
 
-@kernel(VOID(U64, U64, F32, F32_MATRIX_OUT, I64))
+@kernel(VOID(U64, U64, F32, F32_MATRIX_OUT, I64), allocates=False)
 def _first_vector(wanted: Any, seed: Any, scale: Any, out: Any, i: Any) -> None:
     base = mix64(wanted ^ mix64(seed))
     for j in range(out.shape[1]):
@@ -60,30 +59,13 @@ def first_vectors(ids: Any, seed: Any, scale: Any, rows: Any, vectors: Any) -> N
         _first_vector(ids[i], seed, scale, vectors, rows[i])
 
 
-@kernel(VOID(F32_MATRIX_IN, I64_IN, I64, I64))
-def ask_vectors(vectors: Any, rows: Any, start: Any, stop: Any) -> None:
-    """Ask for the vectors of rows[start:stop]; -1 is none."""
-    flat = vectors.reshape(-1)
-    dim = vectors.shape[1]
-    for i in range(start, stop):
-        for j in range(0, dim, _LINE):
-            prefetch(flat, max(rows[i], np.int64(0)) * dim + j)
-
-
-@kernel(VOID(F32_MATRIX_IN, U64_IN, I64_IN, U64, F32, F32_MATRIX_OUT, I64, I64))
-def _copy_vectors(
-    vectors: Any, wanted: Any, rows: Any, seed: Any, scale: Any, out: Any, start: Any, stop: Any
-) -> None:
-    for i in range(start, stop):
-        row = rows[i]
-        if row >= 0:
-            for j in range(vectors.shape[1]):
-                out[i, j] = vectors[row, j]
-        else:
-            _first_vector(wanted[i], seed, scale, out, i)
-
-
-@kernel(VOID(U64_IN, U64_IN, U64_IN, U64_IN, F32_MATRIX_IN, U64_IN, U64, F32, F32_MATRIX_OUT))
+@kernel(
+    VOID(
+        *(U64_IN, U64_IN, U64_IN, U64_IN, F32_MATRIX_IN, U64_IN, U64, F32),
+        *(U64_OUT, I64_OUT, F32_MATRIX_OUT),
+    ),
+    allocates=False,
+)
 def lookup(
     old: Any,
     new: Any,
@@ -93,33 +75,44 @@ def lookup(
     wanted: Any,
     seed: Any,
     scale: Any,
+    hashes: Any,
+    rows: Any,
     out: Any,
 ) -> None:
     """The vector of each id of `wanted` (n,) into `out` (n, dim): its row, or unseen its first vector.
 
     Four stages, each a group behind the one before, so that what a stage reads has been asked for long ago.
+    `hashes` and `rows` (n,) are scratch.
     """
-    n = len(wanted)
-    hashes = np.empty(n, np.uint64)
-    rows = np.empty(n, np.int64)
+    n, dim = len(wanted), vectors.shape[1]
+    flat = vectors.reshape(-1)
     for start in range(0, n + 3 * GROUP, GROUP):
-        before, then, last = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
+        first, second, third = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
         ask(new, wanted, hashes, start, min(start + GROUP, n))
-        probe(new, records, hashes, rows, before, min(start, n))
-        ask_vectors(vectors, rows, before, min(start, n))
-        settle(old, new, sequence, records, wanted, hashes, rows, then, min(start - GROUP, n))
-        _copy_vectors(vectors, wanted, rows, seed, scale, out, last, min(start - 2 * GROUP, n))
+        probe(new, records, flat, dim, hashes, rows, first, min(start, n))
+        probe_other(new, records, flat, dim, hashes, rows, second, min(start - GROUP, n))
+        for i in range(third, min(start - 2 * GROUP, n)):
+            row = rows[i]
+            place = row * RECORD
+            if not (0 <= place < len(records) and records[place] == wanted[i]):
+                row = settled(old, new, sequence, records, wanted[i], hashes[i])
+            if row >= 0:
+                for j in range(dim):
+                    out[i, j] = flat[row * dim + j]
+            else:
+                _first_vector(wanted[i], seed, scale, out, i)
 
 
-@kernel(VOID(F32_MATRIX_IN, I64_IN, I64_IN, F32_MATRIX_OUT))
+@kernel(VOID(F32_MATRIX_IN, I64_IN, I64_IN, F32_MATRIX_OUT), allocates=False)
 def gather(vectors: Any, rows: Any, places: Any, out: Any) -> None:
     """Copy vectors[rows] (n, w) to the first w columns of out[places]."""
-    n = len(rows)
+    n, width = len(rows), vectors.shape[1]
+    flat = vectors.reshape(-1)
     for start in range(0, n + GROUP, GROUP):
-        ask_vectors(vectors, rows, start, min(start + GROUP, n))
+        ask_rows(flat, width, rows, start, min(start + GROUP, n))
         for i in range(max(start - GROUP, 0), min(start, n)):
-            for j in range(vectors.shape[1]):
-                out[places[i], j] = vectors[rows[i], j]
+            for j in range(width):
+                out[places[i], j] = flat[rows[i] * width + j]
 
 
 @kernel(F32(F32_MATRIX_IN, I64), reorder_sums=True)
@@ -150,15 +143,6 @@ def clip_rows(gradients: Any, original: Any, norm: Any) -> None:
                 gradients[i, j] = original[i, j] * (norm / length)
 
 
-@kernel(VOID(U64_OUT, U32_OUT, U64_OUT, I64, U64, U32))
-def touch_one(records: Any, halves: Any, summary: Any, row: Any, clock: Any, event_second: Any) -> None:
-    """As `touch`, for one row."""
-    records[row * RECORD + VERSION] = clock
-    place = row * HALVES + LAST_USE
-    halves[place] = max(halves[place], event_second)
-    summary[row // BLOCK] = max(summary[row // BLOCK], clock)
-
-
 @kernel(VOID(U64_OUT, U32_OUT, U64_OUT, I64_IN, U64, U32))
 def touch(records: Any, halves: Any, summary: Any, rows: Any, clock: Any, event_second: Any) -> None:
     """Set the version of the records of `rows` to `clock`, and raise their last use to `event_second`.
@@ -171,7 +155,10 @@ def touch(records: Any, halves: Any, summary: Any, rows: Any, clock: Any, event_
             prefetch(records, rows[i] * RECORD)
             prefetch(records, rows[i] * RECORD + (RECORD - 1))
         for i in range(start, stop):
-            touch_one(records, halves, summary, rows[i], clock, event_second)
+            row = rows[i]
+            records[row * RECORD + VERSION] = clock
+            halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
+            summary[row // BLOCK] = max(summary[row // BLOCK], clock)
 
 
 @kernel(I64(U64_IN, U64_IN, U64, I64_OUT))

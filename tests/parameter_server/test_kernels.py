@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parameter_server.kernels import batches, hashing, rows
 from parameter_server.checks import distinct
+from parameter_server.kernels import batches, hashing, rows
 from tests.parameter_server import naive
 
 IDS = st.integers(0, 2**64 - 1)
