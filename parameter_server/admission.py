@@ -80,7 +80,7 @@ class Admission:
         self._count = kernels.copy(ids, counts, self._ids, self._counts, shift)
 
     def age(self, event_time: int) -> None:
-        """Halve all counts if `ageing_seconds` of event time (in milliseconds) have passed since last time."""
+        """Halve all counts if `ageing_seconds` of event time (in milliseconds) have passed since the last."""
         if self._last_ageing is None:
             self._last_ageing = event_time
         if event_time - self._last_ageing >= self._config.ageing_seconds * 1000:

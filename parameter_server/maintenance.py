@@ -48,12 +48,11 @@ class Expiry:
         """The ids that have expired among the next `limit` rows."""
         if self._ttl is None or not store.used:
             return np.empty(0, np.uint64)
-        start = self._cursor if self._cursor < store.used else 0
-        stop = min(start + limit, store.used)
-        self._cursor = stop
-        ids = store.ids[start:stop]
-        age = now_seconds - store.records.last_use[start:stop].astype(np.int64)
-        expired: U64 = ids[(age > self._ttl[ids >> _SLOT_SHIFT]) & (store.records.versions[start:stop] > 0)]
+        rows = (self._cursor + np.arange(min(limit, store.used))) % store.used
+        self._cursor = int(rows[-1]) + 1
+        ids, records = store.ids[rows], store.records
+        age = now_seconds - records.last_use[rows].astype(np.int64)
+        expired: U64 = ids[(age > self._ttl[ids >> _SLOT_SHIFT]) & (records.versions[rows] > 0)]
         return expired
 
 

@@ -188,7 +188,6 @@ class RowStore:
             *rule.parameters,
             clock,
             event_second,
-            np.arange(len(ids)),
             np.empty(len(ids), np.uint64),
             rows,
         )

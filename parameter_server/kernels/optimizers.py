@@ -32,7 +32,7 @@ from parameter_server.kernels.signatures import (
     VOID,
     kernel,
 )
-from parameter_server.kernels.steps import step
+from parameter_server.kernels.steps import ROWWISE_ADAGRAD, rowwise_adagrad, step
 
 
 @kernel(
@@ -62,32 +62,16 @@ def update(
         stop = min(start + GROUP, len(rows))
         ask_rows(weights, width, rows, start, stop)
         ask_rows(state, stride, rows, start, stop)
-        step(
-            kind,
-            weights,
-            width,
-            state,
-            stride,
-            offset,
-            rows,
-            places,
-            given,
-            wide,
-            start,
-            stop,
-            rate,
-            decay,
-            a,
-            b,
-            c,
-        )
+        for i in range(start, stop):
+            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
+            step(kind, weights, w, state, s, given, g, width, rate, decay, a, b, c)
 
 
 @kernel(
     I64(
         *(U64_IN, U64_IN, U64_IN, U64_OUT, U32_OUT, U64_OUT, U64_IN),
         *(I64, F32_MATRIX_OUT, F32_OUT, I64, I64, F32_MATRIX_IN, F64, F64, F64, F64, F64),
-        *(U64, U32, I64_IN, U64_OUT, I64_OUT),
+        *(U64, U32, U64_OUT, I64_OUT),
     ),
     reorder_sums=True,
     allocates=False,
@@ -113,7 +97,6 @@ def find_and_update(
     c: Any,
     clock: Any,
     event_second: Any,
-    places: Any,
     hashes: Any,
     rows: Any,
 ) -> Any:
@@ -121,7 +104,7 @@ def find_and_update(
 
     `rows` (n,) becomes the row of each, -1 for those that are missing, which stay as they are. `halves` is a
     view of `records`, and so is `state` where it lies in them (offset above 0): one miss then brings both.
-    `places` is 0 to n - 1; `hashes` uint64 (n,) is scratch.
+    `hashes` uint64 (n,) is scratch.
     """
     n, width = len(wanted), vectors.shape[1]
     weights, given = vectors.reshape(-1), gradients.reshape(-1)
@@ -133,8 +116,7 @@ def find_and_update(
         probe_other(new, records, weights, width, hashes, rows, second, min(start - GROUP, n))
         if offset == 0:
             ask_rows(state, stride, rows, second, min(start - GROUP, n))
-        stop = min(start - 2 * GROUP, n)
-        for i in range(third, stop):
+        for i in range(third, min(start - 2 * GROUP, n)):
             row = rows[i]
             place = row * RECORD
             if not (0 <= place < len(records) and records[place] == wanted[i]):
@@ -146,23 +128,12 @@ def find_and_update(
                 records[row * RECORD + VERSION] = clock
                 halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
                 summary[row // BLOCK] = max(summary[row // BLOCK], clock)
-        step(
-            kind,
-            weights,
-            width,
-            state,
-            stride,
-            offset,
-            rows,
-            places,
-            given,
-            width,
-            third,
-            stop,
-            rate,
-            decay,
-            a,
-            b,
-            c,
-        )
+                w, s = row * width, row * stride + offset
+                if kind == ROWWISE_ADAGRAD:
+                    rowwise_adagrad(weights, w, state, s, given, i * width, width, rate, decay, a)
+        if kind != ROWWISE_ADAGRAD:  # in a loop of their own: in that above they would slow the common one
+            for i in range(third, min(start - 2 * GROUP, n)):
+                if rows[i] >= 0:
+                    w, s = rows[i] * width, rows[i] * stride + offset
+                    step(kind, weights, w, state, s, given, i * width, width, rate, decay, a, b, c)
     return missing

@@ -1,9 +1,8 @@
-"""What each optimizer does to a group of rows: their vectors and state, in place, from their gradients.
+"""What each optimizer does to one row: its vector and its state, in place, from one gradient.
 
-`weights`, `state` and `gradients` are flat: the vector of row r starts at r * width, its state at
-r * stride + offset, gradient p at p * wide. Those of rows[start:stop] are updated that are not -1, the i-th
-from gradient places[i]. Weight decay is added to the gradient first (decay * weight), as torch does. These
-functions are pasted into the loops of `optimizers.py`.
+All arrays are flat: the row's vector starts at `w` of `weights`, its state at `s` of `state`, its gradient
+at `g` of `gradients`; each is `width` wide. Weight decay is added to the gradient first (decay * weight), as
+torch does. These functions are pasted into the loops of `optimizers.py`.
 """
 
 # ruff: noqa: PLR0917 - all optimizers share one signature
@@ -25,97 +24,73 @@ FTRL: Final = 4
 @inlined
 def _sgd(
     weights: Any,
-    width: Any,
-    rows: Any,
-    places: Any,
+    w: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
 ) -> None:
     """W -= rate * g."""
-    for i in range(start, stop):
-        if rows[i] >= 0:
-            w, g = rows[i] * width, places[i] * wide
-            for j in range(width):
-                weights[w + j] -= rate * (gradients[g + j] + decay * weights[w + j])
+    for j in range(width):
+        weights[w + j] -= rate * (gradients[g + j] + decay * weights[w + j])
 
 
 @inlined
 def _adagrad(
     weights: Any,
-    width: Any,
+    w: Any,
     state: Any,
-    stride: Any,
-    offset: Any,
-    rows: Any,
-    places: Any,
+    s: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
     epsilon: Any,
 ) -> None:
     """S += g ** 2; w -= rate * g / (sqrt(s) + epsilon), each value on its own (Duchi et al., JMLR 2011)."""
-    for i in range(start, stop):
-        if rows[i] >= 0:
-            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
-            for j in range(width):
-                gradient = gradients[g + j] + decay * weights[w + j]
-                state[s + j] += gradient * gradient
-                weights[w + j] -= rate * gradient / (np.sqrt(np.float64(state[s + j])) + epsilon)
+    for j in range(width):
+        gradient = gradients[g + j] + decay * weights[w + j]
+        state[s + j] += gradient * gradient
+        weights[w + j] -= rate * gradient / (np.sqrt(np.float64(state[s + j])) + epsilon)
 
 
 @inlined
-def _rowwise_adagrad(
+def rowwise_adagrad(
     weights: Any,
-    width: Any,
+    w: Any,
     state: Any,
-    stride: Any,
-    offset: Any,
-    rows: Any,
-    places: Any,
+    s: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
     epsilon: Any,
 ) -> None:
     """S += mean(g ** 2); w -= rate * g / (sqrt(s) + epsilon): Adagrad with one accumulator a row."""
     narrow = np.float32(decay)
-    for i in range(start, stop):
-        if rows[i] >= 0:
-            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
-            total = np.float32(0.0)
-            for j in range(width):
-                gradient = gradients[g + j] + narrow * weights[w + j]
-                total += gradient * gradient
-            accumulator = state[s] + total / np.float32(width)
-            state[s] = accumulator
-            pace = np.float32(rate) / (np.sqrt(accumulator) + np.float32(epsilon))
-            for j in range(width):
-                weights[w + j] -= pace * (gradients[g + j] + narrow * weights[w + j])
+    total = np.float32(0.0)
+    for j in range(width):
+        gradient = gradients[g + j] + narrow * weights[w + j]
+        total += gradient * gradient
+    accumulator = state[s] + total / np.float32(width)
+    state[s] = accumulator
+    pace = np.float32(rate) / (np.sqrt(accumulator) + np.float32(epsilon))
+    for j in range(width):
+        weights[w + j] -= pace * (gradients[g + j] + narrow * weights[w + j])
 
 
 @inlined
 def _adam(
     weights: Any,
-    width: Any,
+    w: Any,
     state: Any,
-    stride: Any,
-    offset: Any,
-    rows: Any,
-    places: Any,
+    s: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
     epsilon: Any,
@@ -126,35 +101,28 @@ def _adam(
 
     State: first moments (w), second moments (w), count.
     """
-    for i in range(start, stop):
-        if rows[i] >= 0:
-            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
-            count = state[s + 2 * width] + np.float32(1.0)
-            state[s + 2 * width] = count
-            pace = rate / (1.0 - beta1 ** np.float64(count))
-            correction = np.sqrt(1.0 - beta2 ** np.float64(count))
-            for j in range(width):
-                gradient = gradients[g + j] + decay * weights[w + j]
-                first = beta1 * state[s + j] + (1.0 - beta1) * gradient
-                second = beta2 * state[s + width + j] + (1.0 - beta2) * gradient * gradient
-                state[s + j] = first
-                state[s + width + j] = second
-                weights[w + j] -= pace * first / (np.sqrt(second) / correction + epsilon)
+    count = state[s + 2 * width] + np.float32(1.0)
+    state[s + 2 * width] = count
+    pace = rate / (1.0 - beta1 ** np.float64(count))
+    correction = np.sqrt(1.0 - beta2 ** np.float64(count))
+    for j in range(width):
+        gradient = gradients[g + j] + decay * weights[w + j]
+        first = beta1 * state[s + j] + (1.0 - beta1) * gradient
+        second = beta2 * state[s + width + j] + (1.0 - beta2) * gradient * gradient
+        state[s + j] = first
+        state[s + width + j] = second
+        weights[w + j] -= pace * first / (np.sqrt(second) / correction + epsilon)
 
 
 @inlined
 def _ftrl(
     weights: Any,
-    width: Any,
+    w: Any,
     state: Any,
-    stride: Any,
-    offset: Any,
-    rows: Any,
-    places: Any,
+    s: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
     l1: Any,
@@ -166,35 +134,28 @@ def _ftrl(
     State: z (w), n (w). sigma = (sqrt(n + g ** 2) - sqrt(n)) / rate; z += g - sigma * w; n += g ** 2;
     w = 0 where |z| <= l1, else (sign(z) * l1 - z) / ((beta + sqrt(n)) / rate + l2).
     """
-    for i in range(start, stop):
-        if rows[i] >= 0:
-            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
-            for j in range(width):
-                weight = np.float64(weights[w + j])
-                gradient = gradients[g + j] + decay * weight
-                before = np.float64(state[s + width + j])
-                after = before + gradient * gradient
-                z = state[s + j] + gradient - (np.sqrt(after) - np.sqrt(before)) / rate * weight
-                state[s + j] = z
-                state[s + width + j] = after
-                excess = max(abs(z) - l1, 0.0)
-                weights[w + j] = -np.sign(z) * excess / ((beta + np.sqrt(after)) / rate + l2)
+    for j in range(width):
+        weight = np.float64(weights[w + j])
+        gradient = gradients[g + j] + decay * weight
+        before = np.float64(state[s + width + j])
+        after = before + gradient * gradient
+        z = state[s + j] + gradient - (np.sqrt(after) - np.sqrt(before)) / rate * weight
+        state[s + j] = z
+        state[s + width + j] = after
+        excess = max(abs(z) - l1, 0.0)
+        weights[w + j] = -np.sign(z) * excess / ((beta + np.sqrt(after)) / rate + l2)
 
 
 @inlined
 def step(
     kind: Any,
     weights: Any,
-    width: Any,
+    w: Any,
     state: Any,
-    stride: Any,
-    offset: Any,
-    rows: Any,
-    places: Any,
+    s: Any,
     gradients: Any,
-    wide: Any,
-    start: Any,
-    stop: Any,
+    g: Any,
+    width: Any,
     rate: Any,
     decay: Any,
     a: Any,
@@ -203,61 +164,12 @@ def step(
 ) -> None:
     """One step of the optimizer of number `kind`; a, b and c are values of its own."""
     if kind == ROWWISE_ADAGRAD:
-        _rowwise_adagrad(
-            weights, width, state, stride, offset, rows, places, gradients, wide, start, stop, rate, decay, a
-        )
+        rowwise_adagrad(weights, w, state, s, gradients, g, width, rate, decay, a)
     elif kind == SGD:
-        _sgd(
-            weights,
-            width,
-            rows,
-            places,
-            gradients,
-            wide,
-            start,
-            stop,
-            rate,
-            decay,
-        )
+        _sgd(weights, w, gradients, g, width, rate, decay)
     elif kind == ADAGRAD:
-        _adagrad(
-            weights, width, state, stride, offset, rows, places, gradients, wide, start, stop, rate, decay, a
-        )
+        _adagrad(weights, w, state, s, gradients, g, width, rate, decay, a)
     elif kind == ADAM:
-        _adam(
-            weights,
-            width,
-            state,
-            stride,
-            offset,
-            rows,
-            places,
-            gradients,
-            wide,
-            start,
-            stop,
-            rate,
-            decay,
-            a,
-            b,
-            c,
-        )
+        _adam(weights, w, state, s, gradients, g, width, rate, decay, a, b, c)
     else:
-        _ftrl(
-            weights,
-            width,
-            state,
-            stride,
-            offset,
-            rows,
-            places,
-            gradients,
-            wide,
-            start,
-            stop,
-            rate,
-            decay,
-            a,
-            b,
-            c,
-        )
+        _ftrl(weights, w, state, s, gradients, g, width, rate, decay, a, b, c)

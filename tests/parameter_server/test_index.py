@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,3 +113,76 @@ def test_read_only_ids_are_accepted() -> None:
     wanted = np.array([5, 6], np.uint64)
     wanted.flags.writeable = False
     assert harness.index.find(harness.records, wanted).tolist() == [0, -1]
+
+
+def mixed(operations: int, batch: int, ids: int, seed: int) -> None:
+    """Random inserts, removals and look-ups of random batches, beside a dict, checked in whole ten times."""
+    rng = np.random.default_rng(seed)
+    index = CuckooIndex(1)
+    records = np.zeros(RECORD * ids, np.uint64)
+    column = records[::RECORD]
+    every = np.unique(rng.integers(0, 2**64 - 1, ids, dtype=np.uint64))
+    column[: len(every)] = every
+    inside = np.zeros(len(every), np.bool_)  # row i, if it is in the index, has id i: a dict by position
+    rounds = -(-operations // batch)
+    for number in range(rounds):
+        chosen = rng.choice(len(every), batch, replace=False)
+        grows = np.sin(number / rounds * 20) > -0.2
+        if number % 3 == 2:
+            found = index.find(records, every[chosen])
+            assert np.array_equal(found, np.where(inside[chosen], chosen, -1))
+        elif grows:
+            new = chosen[~inside[chosen]]
+            index.insert(records, new)
+            inside[new] = True
+        else:
+            gone = index.remove(records, every[chosen])
+            assert np.array_equal(np.sort(gone), np.sort(chosen[inside[chosen]]))
+            inside[chosen] = False
+        if number % max(1, rounds // 10) == 0:
+            index.check_integrity(records, np.flatnonzero(inside))
+    index.check_integrity(records, np.flatnonzero(inside))
+
+
+def test_many_mixed_operations_equal_a_dict() -> None:
+    mixed(200_000, 1000, 30_000, 1)
+
+
+@pytest.mark.slow
+def test_ten_million_mixed_operations_equal_a_dict() -> None:
+    mixed(10_000_000, 5000, 400_000, 2)
+
+
+def test_readers_never_miss_an_id_that_is_there_while_others_come_and_go() -> None:
+    rng = np.random.default_rng(3)
+    ids = np.unique(rng.integers(0, 2**64 - 1, 60_000, dtype=np.uint64))
+    records = records_of(ids)
+    index = CuckooIndex(1, chunk=64)
+    resident = np.arange(2000)
+    index.insert(records, resident)
+    stop, misses, looks = threading.Event(), [], [0]
+
+    def read() -> None:
+        wanted = ids[resident]
+        while not stop.is_set():
+            if not np.array_equal(index.find(records, wanted), resident):
+                misses.append(looks[0])
+            looks[0] += 1
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for _ in range(3):  # up through many doublings, and down again
+            for start in range(2000, len(ids) - 300, 300):
+                index.insert(records, np.arange(start, start + 300))
+            last = start + 300
+            for start in range(2000, last, 300):
+                index.remove(records, ids[start : min(start + 300, last)])
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(30)
+    assert looks[0] > 10
+    assert misses == []
+    index.check_integrity(records, resident)
