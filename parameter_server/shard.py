@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,11 +19,15 @@ from parameter_server.delta import Changes, Delta, ShardState, Span, Trace, cut
 from parameter_server.dense import DenseStore, DenseVersion
 from parameter_server.errors import CheckpointError, InvalidRequest
 from parameter_server.locks import ReadWriteLock
-from parameter_server.table import Table
+from parameter_server.table import Counters, Table
 from schema.config import ParameterServerConfig
 from schema.records import F32, U64
 
 TRACES_KEPT: Final = 4096
+MAINTAIN_EVERY: Final = 16
+"""Pushes between two pieces of housekeeping."""
+MAINTAIN_ROWS: Final = 4096
+"""Rows of each table that one piece may look at or move: well below a millisecond."""
 _MEBIBYTE: Final = 1 << 20
 _ID_BYTES: Final = 8
 _VALUE_BYTES: Final = 4
@@ -82,6 +86,8 @@ class Shard:
         self._lock = ReadWriteLock()
         self._clock = image.clock
         self._steps = dict(image.steps)
+        self._newest = 0
+        self._pushes = 0
         self._traces: deque[Trace] = deque(maxlen=TRACES_KEPT)
         for name, saved in image.tables.items():
             self._load(name, saved)
@@ -141,7 +147,17 @@ class Shard:
                 table.apply(gradients, self._clock, event_time)
             self._steps[trainer] = step
             self._traces.append(Trace(self._clock, step, trace))
+            self._newest = max(self._newest, event_time)
+            self._pushes += 1
+            if self._pushes % MAINTAIN_EVERY == 0:
+                self._maintain()
             return PushReply(self._clock, applied=True)
+
+    def _maintain(self) -> None:
+        """Expiry, budget and packing of every table, a bounded piece; the clock moves on if rows changed."""
+        clock = self._clock + 1
+        done = [table.maintain(self._newest, clock, MAINTAIN_ROWS) for table in self.tables.values()]
+        self._clock += any(piece.changed for piece in done)
 
     def evict(self, table: str, ids: NDArray[Any]) -> int:
         """Remove the rows of `ids` uint64 (n,) and leave tombstones; how many rows there were.
@@ -189,6 +205,11 @@ class Shard:
         """The epoch, the clock and each trainer's last step."""
         with self._lock.reading():
             return ShardState(self.epoch, self._clock, dict(self._steps))
+
+    def counters(self) -> dict[str, Counters]:
+        """What has happened to each table since the start."""
+        with self._lock.reading():
+            return {name: replace(table.counters) for name, table in self.tables.items()}
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""

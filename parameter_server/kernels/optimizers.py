@@ -32,7 +32,7 @@ from parameter_server.kernels.signatures import (
     VOID,
     kernel,
 )
-from parameter_server.kernels.steps import ROWWISE_ADAGRAD, rowwise_adagrad, step
+from parameter_server.kernels.steps import step
 
 
 @kernel(
@@ -129,11 +129,5 @@ def find_and_update(
                 halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
                 summary[row // BLOCK] = max(summary[row // BLOCK], clock)
                 w, s = row * width, row * stride + offset
-                if kind == ROWWISE_ADAGRAD:
-                    rowwise_adagrad(weights, w, state, s, given, i * width, width, rate, decay, a)
-        if kind != ROWWISE_ADAGRAD:  # in a loop of their own: in that above they would slow the common one
-            for i in range(third, min(start - 2 * GROUP, n)):
-                if rows[i] >= 0:
-                    w, s = rows[i] * width, rows[i] * stride + offset
-                    step(kind, weights, w, state, s, given, i * width, width, rate, decay, a, b, c)
+                step(kind, weights, w, state, s, given, i * width, width, rate, decay, a, b, c)
     return missing

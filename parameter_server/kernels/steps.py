@@ -57,7 +57,7 @@ def _adagrad(
 
 
 @inlined
-def rowwise_adagrad(
+def _rowwise_adagrad(
     weights: Any,
     w: Any,
     state: Any,
@@ -164,7 +164,7 @@ def step(
 ) -> None:
     """One step of the optimizer of number `kind`; a, b and c are values of its own."""
     if kind == ROWWISE_ADAGRAD:
-        rowwise_adagrad(weights, w, state, s, gradients, g, width, rate, decay, a)
+        _rowwise_adagrad(weights, w, state, s, gradients, g, width, rate, decay, a)
     elif kind == SGD:
         _sgd(weights, w, gradients, g, width, rate, decay)
     elif kind == ADAGRAD:
