@@ -30,7 +30,9 @@ def main(
         float | None, typer.Option(min=1, help="how long to run; with --data, at most this long")
     ] = None,
     report: Annotated[Path | None, typer.Option(help="write the JSON report here")] = None,
-    page: Annotated[bool, typer.Option(help="show the live page, or plain lines")] = True,  # noqa: FBT002
+    page: Annotated[  # noqa: FBT002
+        bool, typer.Option(help="show the live page and serve the console, or plain lines alone")
+    ] = True,
     override: Annotated[
         list[str] | None, typer.Option("--set", help="set a key over the file's", metavar="KEY.PATH=VALUE")
     ] = None,
@@ -56,7 +58,7 @@ def main(
         logs.configure("demo")
     view = LivePage(console, role_logs.trouble) if live else PlainLines(console)
     with view:
-        outcome = Demo(config, data, seconds if data or seconds else 60.0, view).run(role_logs)
+        outcome = Demo(config, data, seconds if data or seconds else 60.0, view, console=page).run(role_logs)
     written = build_report(outcome)
     if report is not None:
         report.write_text(json.dumps(written, indent=1) + "\n")
@@ -91,6 +93,9 @@ def _summary(console: Console, written: dict[str, Any]) -> None:
     names = ("exposures", "samples_trained", "duplicates_dropped", "dead_letters", "auc", "baseline_auc")
     for name in (*names, "calibration", "replica_digest_matches", "restarts", "lost"):
         console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
+    for name in ("served_interest", "trend_recovery_seconds"):
+        if written[name] is not None:
+            console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
     fresh = written["freshness_seconds"]
     console.print(
         f"freshness_seconds ({fresh['kind']}): p50 {fresh['p50']}, p99 {fresh['p99']}", highlight=False

@@ -24,6 +24,7 @@ class Snapshot:
     shards: tuple[Report | None, ...] = ()
     replicas: tuple[Report | None, ...] = ()
     restarts: dict[str, int] = field(default_factory=dict)
+    simulation: Report | None = None
 
     def joined(self, name: str) -> int:
         """The sum of one figure over the joiners that answer."""
@@ -39,7 +40,8 @@ class Collector:
     """Fetches the roles' reports, all at once."""
 
     def __init__(self, config: Config) -> None:
-        self._client = httpx.Client(timeout=_SECONDS)
+        key = config.serving.api_key
+        self._client = httpx.Client(timeout=_SECONDS, headers={"x-api-key": key} if key else {})
         self._pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="collect")
         ops, server = config.ops_host, config.parameter_server
         self._trainer = f"http://{ops}:{config.trainer.ops_port}/report/trainer"
@@ -47,6 +49,7 @@ class Collector:
         self._joiners = [f"http://{ops}:{config.streaming.ops_port + i}/report/joiner" for i in workers]
         self._shards = [f"http://{s.host}:{s.ops_port}/report/shard" for s in server.shards]
         self._replicas = [f"http://{r.host}:{r.port}" for r in config.serving.replicas]
+        self._simulation = f"http://{ops}:{config.simulation.ops_port}"
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +61,9 @@ class Collector:
     def snapshot(self, restarts: dict[str, int]) -> Snapshot:
         """The reports of all roles now."""
         replicas = [f"{r}/report/replica" for r in self._replicas]
-        urls = [self._trainer, *self._joiners, *self._shards, *replicas]
-        trainer, *rest = self._pool.map(self._get, urls)
+        simulation = f"{self._simulation}/report/simulation"
+        urls = [self._trainer, simulation, *self._joiners, *self._shards, *replicas]
+        trainer, simulated, *rest = self._pool.map(self._get, urls)
         joiners, shards = len(self._joiners), len(self._shards)
         return Snapshot(
             trainer,
@@ -67,7 +71,18 @@ class Collector:
             tuple(rest[joiners : joiners + shards]),
             tuple(rest[joiners + shards :]),
             restarts,
+            simulated,
         )
+
+    def inject_trend(self) -> Report:
+        """Has the users' interest turn to what they like least now; what the simulator says of it.
+
+        Raises:
+            httpx.HTTPError: the simulator did not take it.
+        """
+        answer = self._client.post(f"{self._simulation}/command/trend", json={}).raise_for_status()
+        trend: Report = answer.json()
+        return trend
 
     def sync_replicas(self, seconds: float) -> None:
         """Has every replica run one whole sync round now.

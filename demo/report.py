@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from demo.collect import Report, Snapshot
+from demo.interest import Truth, recovery, served_interest
 from runtime.environment import machine, versions
 
 _EVENT_TO_SERVED: Final = (
@@ -28,11 +29,12 @@ class Outcome:
     dead_letters: dict[str, int]
     digests_match: dict[str, bool]
     final: Snapshot
+    truth: Truth | None = None
 
 
 def build_report(outcome: Outcome) -> Report:
     """The report of a run, in the shape of a benchmark's, with the demo's named fields beside it."""
-    fields = _fields(outcome)
+    fields = _fields(outcome) | _interest(outcome)
     return {
         "benchmark": "demo",
         "mode": outcome.mode,
@@ -67,16 +69,46 @@ def _fields(outcome: Outcome) -> Report:
     }
 
 
+def _interest(outcome: Outcome) -> Report:
+    """What the comparison with a frozen replica came to; None for what a run has not compared."""
+    truth, frozen_at = outcome.truth, _frozen_at(outcome)
+    trends = outcome.driver.get("trends") or []
+    compared = recovered = None
+    if truth is not None and frozen_at is not None and len(truth.times):
+        compared = served_interest(truth, frozen_at, int(truth.times[-1]) + 1)
+    if truth is not None and trends:
+        recovered = recovery(truth, int(trends[0]["at"]))
+    return {
+        "served_interest": compared,
+        "trend_recovery_seconds": None if recovered is None else recovered.seconds,
+        "trend": None if recovered is None else {**trends[0], **asdict(recovered)},
+    }
+
+
+def _frozen_at(outcome: Outcome) -> int | None:
+    """When the last of the frozen replicas stopped learning, in Unix ms."""
+    times = [r.get("paused_at") for r in outcome.final.replicas if r]
+    return max((int(time) for time in times if time is not None), default=None)
+
+
 def _freshness(outcome: Outcome) -> Report:
-    """Of the replica whose p99 is worst."""
-    found = [r["freshness"] for r in outcome.final.replicas if r and r["freshness"].get("count")]
+    """Of the replica whose p99 is worst, of those that take rounds."""
+    taking = [r for r in outcome.final.replicas if r and not r.get("paused")]
+    found = [r["freshness"] for r in taking if r["freshness"].get("count")]
     worst = max(found, key=lambda f: float(f["p99"]), default={"count": 0, "p50": None, "p99": None})
     steady = outcome.mode == "simulated"
     return {
         **worst,
+        "stages": _stages(taking),
         "kind": "steady load" if steady else "backlog",
         "means": _EVENT_TO_SERVED + ("" if steady else _BACKLOG),
     }
+
+
+def _stages(replicas: list[Report]) -> Report:
+    """The way of traced samples, stage by stage, at the replica that has served most of them."""
+    found = [r.get("freshness_stages") or {} for r in replicas]
+    return max(found, key=lambda stages: int(stages.get("count", 0)), default={})
 
 
 def _bars(outcome: Outcome, fields: Report) -> Report:
@@ -92,6 +124,13 @@ def _bars(outcome: Outcome, fields: Report) -> Report:
     }
     if outcome.mode == "simulated":
         bars["freshness_p99_seconds"] = _bar(fields["freshness_seconds"]["p99"], at_most=10)
+        beyond = (fields["freshness_seconds"]["stages"].get("completed_to_served") or {}).get("p99")
+        if beyond is not None:
+            bars["freshness_seconds.p99_beyond_emission"] = _bar(beyond, at_most=5)
+        if fields["served_interest"] is not None:
+            bars["served_interest.low"] = _bar(fields["served_interest"]["low"], at_least=0)
+        if fields["trend"] is not None:
+            bars["trend_recovery_seconds"] = _bar(fields["trend_recovery_seconds"])
         return bars
     for task, value in (fields["calibration"] or {}).items():
         bars[f"calibration_{task}"] = _bar(value, at_least=0.95, at_most=1.05)

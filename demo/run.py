@@ -13,9 +13,13 @@ import httpx
 from demo import audit
 from demo.collect import Collector, Snapshot
 from demo.driver import Driver, replay, simulate
+from demo.interest import Truth
+from demo.plan import Plan, plan
 from demo.report import Outcome
 from demo.view import View
 from runtime.launch import supervise
+from runtime.ports import free_port
+from runtime.roles import process_specs
 from runtime.supervisor import Supervisor
 from schema.config import Config
 
@@ -24,6 +28,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 0.5
 _STALLED_SECONDS: Final = 90.0
 _SYNC_SECONDS: Final = 60.0
+TRUTH: Final = "truth.parquet"
 
 
 class RoleLogs:
@@ -47,14 +52,22 @@ class RoleLogs:
 
 
 class Demo:
-    """One run over `config`: the log in `data`, or simulated users for `seconds` where there is none."""
+    """One run over `config`: the log in `data`, or simulated users for `seconds` where there is none.
 
-    def __init__(self, config: Config, data: Path | None, seconds: float | None, view: View) -> None:
-        self._config = config
+    With `console`, its pages can be looked at meanwhile.
+    """
+
+    def __init__(
+        self, config: Config, data: Path | None, seconds: float | None, view: View, *, console: bool
+    ) -> None:
+        compared = plan(config, seconds or 0.0, free_port()) if data is None else Plan(config)
+        self._config, self._trend_after = compared.config, compared.trend_after
         self._run_dir = Path(config.run_dir)
         self._data = data
         self._seconds = seconds
         self._view = view
+        kinds = {spec.name.partition("-")[0] for spec in process_specs(self._config, Path("-"))}
+        self._roles = sorted(kinds if console else kinds - {"console"})
 
     def run(self, logs: RoleLogs) -> Outcome:
         """Runs to the end and stops everything that it started.
@@ -65,8 +78,11 @@ class Demo:
         """
         began = time.monotonic()
         self._view.say("Starting Kafka, shards, joiner, trainer and replica")
-        supervisor = supervise(self._config, on_line=logs.write)
+        supervisor = supervise(self._config, self._roles, on_line=logs.write)
         with supervisor, Collector(self._config) as collector:
+            if "console" in self._roles:
+                place = self._config.console
+                self._view.say(f"The console is at http://{place.host}:{place.port}")
             self._view.say(f"Ready after {time.monotonic() - began:.0f} s; feeding the loop {self._source()}")
             driver = self._drive()
             try:
@@ -85,7 +101,8 @@ class Demo:
             self._view.say("Stopping")
         seconds = time.monotonic() - began
         mode = "simulated" if self._data is None else "replay"
-        return Outcome(mode, seconds, account, exposures, letters, matches, final)
+        truth = None if self._data is not None else Truth.read(self._run_dir / TRUTH)
+        return Outcome(mode, seconds, account, exposures, letters, matches, final, truth)
 
     def _source(self) -> str:
         return f"from {self._data}" if self._data else f"with simulated users for {self._seconds:g} s"
@@ -98,9 +115,14 @@ class Demo:
 
     def _watch(self, driver: Driver, supervisor: Supervisor, collector: Collector) -> None:
         limit = self._seconds if self._data is not None else None
-        deadline = None if limit is None else time.monotonic() + limit
-        while driver.running and (deadline is None or time.monotonic() < deadline):
+        began = time.monotonic()
+        trend_after = self._trend_after
+        while driver.running and (limit is None or time.monotonic() < began + limit):
             self._view.show(collector.snapshot(supervisor.restarts()))
+            if trend_after is not None and time.monotonic() >= began + trend_after:
+                trend_after = None
+                trend = collector.inject_trend()
+                self._view.say(f"A trend sets in: everybody now likes topic {trend['topic']}")
             time.sleep(_POLL_SECONDS)
 
     def _drain(self, exposures: int, supervisor: Supervisor, collector: Collector) -> None:

@@ -106,7 +106,7 @@ def _loop(snapshot: Snapshot) -> Table:
 def _figures(snapshot: Snapshot) -> list[tuple[str, str]]:
     trainer = snapshot.trainer or {}
     rows = sum(sum(s["rows"].values()) for s in snapshot.shards if s)
-    replicas = [r for r in snapshot.replicas if r]
+    replicas = [r for r in snapshot.replicas if r and not r.get("paused")]
     restarts = {name: n for name, n in snapshot.restarts.items() if n}
     return [
         ("events", f"{snapshot.joined('feature_logs') + snapshot.joined('actions'):,}"),
@@ -116,6 +116,7 @@ def _figures(snapshot: Snapshot) -> list[tuple[str, str]]:
         ("table rows", f"{rows:,}"),
         ("replica behind", _replica_lag(replicas)),
         ("freshness p50/p99", _freshness(replicas)),
+        ("served interest", _interest(snapshot)),
         ("restarts", ", ".join(f"{k} {n}" for k, n in restarts.items()) or "none"),
     ]
 
@@ -123,6 +124,12 @@ def _figures(snapshot: Snapshot) -> list[tuple[str, str]]:
 def _replica_lag(replicas: list[Report]) -> str:
     ages = [r["seconds_since_sync"] for r in replicas if r.get("seconds_since_sync") is not None]
     return f"{max(ages):.1f} s" if ages else "-"
+
+
+def _interest(snapshot: Snapshot) -> str:
+    served = (snapshot.simulation or {}).get("served_interest") or {}
+    known = [f"{name} {value:.3f}" for name, value in served.items() if value is not None]
+    return ", ".join(known) or "-"
 
 
 def _freshness(replicas: list[Report]) -> str:

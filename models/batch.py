@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from schema.config import FeaturesConfig, SlotConfig
-from schema.records import I64, U64, Features, IdColumn
+from schema.records import I64, POSITION_MISSING, U64, Features, IdColumn
+
+_NONE: Final = b"\x00\x00"
+_ONE: Final = b"\x01\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +26,15 @@ class SlotIndex:
     """One slot's rows as indices into the distinct ids of its table.
 
     `index` i64 (total,); `offsets` i64 (rows,), where each row starts, or None where every row has one id.
+    `target` names the item slot that attends to these ids, None where they are pooled alike for all items.
     """
 
+    name: str
     table: str
     pool: str
     index: Tensor
     offsets: Tensor | None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class Batch:
     """n rows of R requests. `ids` u64 (u,) by table, distinct and ascending.
 
     `context` slots have R rows, `items` slots n; `request_of_row` i64 (n,). `context_dense` f32 (R, c) and
-    `item_dense` f32 (n, d).
+    `item_dense` f32 (n, d). `positions` i64 (n,), POSITION_MISSING where unknown; `surfaces` i64 (R,).
     """
 
     ids: dict[str, U64]
@@ -44,11 +51,25 @@ class Batch:
     request_of_row: Tensor
     context_dense: Tensor
     item_dense: Tensor
+    positions: Tensor
+    surfaces: Tensor
 
     @property
     def rows(self) -> int:
         """The number of rows, n."""
         return len(self.request_of_row)
+
+
+class Shown(NamedTuple):
+    """Where n rows of R requests were shown: positions i64 (n,), surfaces i64 (R,)."""
+
+    positions: I64
+    surfaces: I64
+
+    @classmethod
+    def nowhere(cls, requests: int, rows: int) -> Shown:
+        """Nothing is known, as before serving."""
+        return cls(np.full(rows, POSITION_MISSING, np.int64), np.zeros(requests, np.int64))
 
 
 class Collator:
@@ -60,8 +81,10 @@ class Collator:
         self._context_dense = sum(d.source.startswith("user.") for d in config.dense)
         self._item_dense = len(config.dense) - self._context_dense
 
-    def collate(self, features: Sequence[Features], counts: Sequence[int]) -> Batch:
-        """The batch of requests `features`, the i-th with `counts[i]` rows.
+    def collate(
+        self, features: Sequence[Features], counts: Sequence[int], shown: Shown | None = None
+    ) -> Batch:
+        """The batch of requests `features`, the i-th with `counts[i]` rows; `shown` is where, if it is known.
 
         A slot that a request lacks gives its rows no id; one that the configuration lacks is left out.
 
@@ -77,6 +100,7 @@ class Collator:
             _slot_index(slot, index, lengths)
             for slot, index, (_, lengths) in zip([*self._context, *self._items], indices, flat, strict=True)
         ]
+        positions, surfaces = shown or Shown.nowhere(len(rows), int(rows.sum()))
         return Batch(
             ids,
             tuple(slots[: len(self._context)]),
@@ -84,20 +108,25 @@ class Collator:
             torch.from_numpy(np.repeat(np.arange(len(rows)), rows)),
             _dense("context_dense", [f.context_dense for f in features], len(rows), self._context_dense),
             _dense("item_dense", [f.item_dense for f in features], int(rows.sum()), self._item_dense),
+            torch.from_numpy(positions),
+            torch.from_numpy(surfaces),
         )
 
 
 def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64]:
     """All ids of one slot, and how many each row has."""
     values, lengths = [], []
-    for request, count in zip(columns, rows, strict=True):
-        found = next((c for c in request if c.slot == slot.slot), None)
-        if found is None:
-            lengths.append(np.zeros(count, np.int64))
+    at = 0
+    for request, count in zip(columns, rows.tolist(), strict=True):
+        # requests list their columns alike, so the column is where the last one was
+        if at >= len(request) or request[at].slot != slot.slot:
+            at = next((i for i, column in enumerate(request) if column.slot == slot.slot), len(request))
+        if at == len(request):
+            lengths.append(_NONE * count)
         else:
-            values.append(found.ids)
-            lengths.append(found.row_lengths(int(count)))
-    return np.frombuffer(b"".join(values), "<u8"), np.concatenate(lengths)
+            values.append(request[at].ids)
+            lengths.append(request[at].lengths or _ONE * count)
+    return np.frombuffer(b"".join(values), "<u8"), np.frombuffer(b"".join(lengths), "<u2").astype(np.int64)
 
 
 def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:
@@ -114,10 +143,11 @@ def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[
 
 
 def _slot_index(slot: SlotConfig, index: I64, lengths: I64) -> SlotIndex:
-    if len(index) == len(lengths) and bool((lengths == 1).all()):
-        return SlotIndex(slot.table, slot.pool, torch.from_numpy(index), None)
-    offsets = np.concatenate(([0], np.cumsum(lengths)[:-1]))
-    return SlotIndex(slot.table, slot.pool, torch.from_numpy(index), torch.from_numpy(offsets))
+    offsets = None
+    if len(index) != len(lengths) or not bool((lengths == 1).all()):
+        offsets = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths)[:-1])))
+    target = slot.ids_of if slot.pool == "attention" else None
+    return SlotIndex(slot.name, slot.table, slot.pool, torch.from_numpy(index), offsets, target)
 
 
 def _dense(name: str, parts: Sequence[bytes], rows: int, width: int) -> Tensor:

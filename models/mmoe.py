@@ -1,30 +1,28 @@
-"""The ranker: a Multi-gate Mixture of Experts over pooled slot embeddings (Ma et al., KDD 2018).
+"""The ranker: pooled slot embeddings and dense values into a mixture of experts, a shortcut and a tower.
 
-    y_k = head_k( sum_i softmax(W_k x)_i * expert_i(x) )
-
-x holds one pooled embedding a slot and the dense values. Gates start at zero, so that every task first
-sees the mean of all experts. A shortcut, linear in x, lets a head read an id's own bias at once, before the
-experts have learned to pass it on (Cheng et al., "Wide & Deep", DLRS 2016).
+The shortcut, linear in the inputs, lets a head read an id's own bias at once, before the experts have learned
+to pass it on (Cheng et al., "Wide & Deep", DLRS 2016).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from models.batch import Batch, SlotIndex
+from models.batch import Batch
+from models.mixture import Mixture
+from models.pooling import TargetAttention, pooled
+from models.tower import PositionTower
 from schema.config import FeaturesConfig, ModelConfig
 
 
 class MMoE(nn.Module):
-    """Logits of `tasks` tasks for a batch.
+    """Logits of `tasks` tasks for a batch; `models.heads` says what they mean.
 
     Args:
-        config: layer sizes.
+        config: layer sizes, and whether there is a position tower.
         features: the slots, each of which gives `dim` inputs, and the dense values, one each.
         tasks: how many heads.
         dim: the width of an embedding.
@@ -33,49 +31,53 @@ class MMoE(nn.Module):
     def __init__(self, config: ModelConfig, features: FeaturesConfig, tasks: int, dim: int) -> None:
         super().__init__()
         width = len(features.slots) * dim + len(features.dense)
-        out = config.expert_hidden[-1]
-        self.experts = nn.ModuleList(_stack((width, *config.expert_hidden)) for _ in range(config.experts))
-        self.gates = nn.ModuleList(_zero_linear(width, config.experts) for _ in range(tasks))
-        self.heads = nn.ModuleList(
-            nn.Sequential(_stack((out, *config.head_hidden)), nn.Linear((out, *config.head_hidden)[-1], 1))
-            for _ in range(tasks)
-        )
+        self.mixture = Mixture(config, width, tasks)
         self.shortcut = nn.Linear(width, tasks, bias=False)
+        self.tower = None if config.position is None else PositionTower(config.position, tasks)
+        attending = [s.name for s in features.slots if s.pool == "attention"]
+        self.attention = nn.ModuleDict({name: TargetAttention(dim) for name in attending})
+        self._noisy = config.gate_dropout > 0
+
+    def start_from(self, priors: Sequence[float]) -> None:
+        """Sets each head's bias so that an untrained model predicts its task's prior, in (0, 1)."""
+        self.mixture.start_from(priors)
 
     def forward(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
         """Logits, shape (n, tasks), from `embeddings` f32 (u, dim) of `batch.ids`, by table."""
-        x = _inputs(batch, embeddings)
-        experts = torch.stack([expert(x) for expert in self.experts], dim=1)
-        logits = []
-        for gate, head in zip(self.gates, self.heads, strict=True):
-            weights = torch.softmax(gate(x), dim=1).unsqueeze(1)
-            logits.append(head(torch.bmm(weights, experts).squeeze(1)))
+        return self._placed(self._worth(batch, embeddings, None), batch, None)
+
+    def learning(
+        self, batch: Batch, embeddings: Mapping[str, Tensor], noise: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The logits (n, tasks) to learn from, with what dropout `noise` draws, and those of `forward`.
+
+        The latter have no gradient.
+        """
+        worth = self._worth(batch, embeddings, noise)
+        with torch.no_grad():
+            plain = self._worth(batch, embeddings, None) if self._noisy else worth
+            scored = self._placed(plain, batch, None)
+        return self._placed(worth, batch, noise), scored
+
+    def _worth(self, batch: Batch, embeddings: Mapping[str, Tensor], noise: torch.Generator | None) -> Tensor:
+        x = self._inputs(batch, embeddings)
         shortcut: Tensor = self.shortcut(x)
-        return torch.cat(logits, dim=1) + shortcut
+        logits: Tensor = self.mixture(x, noise)
+        return logits + shortcut
 
+    def _placed(self, logits: Tensor, batch: Batch, noise: torch.Generator | None) -> Tensor:
+        if self.tower is None:
+            return logits
+        gain: Tensor = self.tower(batch, noise)
+        return logits + gain
 
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    layer = nn.Linear(inputs, outputs, bias=False)
-    nn.init.zeros_(layer.weight)
-    return layer
-
-
-def _stack(sizes: Sequence[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def _inputs(batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
-    context = [_pooled(slot, embeddings[slot.table]) for slot in batch.context]
-    shared = torch.cat([*context, batch.context_dense], dim=1)[batch.request_of_row]
-    items = [_pooled(slot, embeddings[slot.table]) for slot in batch.items]
-    return torch.cat([shared, *items, batch.item_dense], dim=1)
-
-
-def _pooled(slot: SlotIndex, rows: Tensor) -> Tensor:
-    """One vector a row; zero for a row without ids."""
-    if slot.offsets is None:
-        return rows[slot.index]
-    return functional.embedding_bag(slot.index, rows, slot.offsets, mode=slot.pool)
+    def _inputs(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
+        items = {s.name: pooled(s, embeddings[s.table]) for s in batch.items}
+        context = [pooled(s, embeddings[s.table]) for s in batch.context if s.target is None]
+        shared = torch.cat([*context, batch.context_dense], dim=1)[batch.request_of_row]
+        attended = [
+            self.attention[s.name](s, embeddings[s.table], items[s.target], batch.request_of_row)
+            for s in batch.context
+            if s.target is not None
+        ]
+        return torch.cat([shared, *items.values(), batch.item_dense, *attended], dim=1)

@@ -68,8 +68,9 @@ class Records:
 
     def resize(self, rows: int) -> None:
         """Keep the first `rows` records, or add free ones."""
-        self._column.resize(rows)
+        # in this order: whoever scans without a lock finds a summary for all records that it sees
         self._summary.resize(-(-rows // BLOCK))
+        self._column.resize(rows)
 
     def touch(self, rows: I64, clock: int, event_second: int) -> None:
         """Set the versions of `rows` to `clock`, and raise their last use to `event_second`."""
@@ -90,9 +91,9 @@ class Records:
         self._column.array[targets] = self._column.array[sources]
         np.maximum.at(self.summary, targets // BLOCK, self.versions[targets])
 
-    def newer(self, clock: int, used: int, most: int) -> I64:
-        """Those of the first `used` rows with a version above `clock`, ascending; at most `most` are."""
-        rows = np.empty(most, np.int64)
+    def newer(self, clock: int, used: int) -> I64:
+        """Those of the first `used` rows with a version above `clock`, ascending."""
+        rows = np.empty(used, np.int64)  # memory that is not written costs nothing
         count = kernels.newer_rows(self.words[: used * RECORD], self.summary, clock, rows)
         return rows[:count].copy()
 

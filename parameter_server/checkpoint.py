@@ -1,7 +1,8 @@
-"""Checkpoints of a shard on disk: a folder of raw columns and a manifest that is written last.
+"""Checkpoints of a shard on disk: RocksDB with the changed rows, hard-linked by name, and a manifest last.
 
-Knows no clock and no network. A checkpoint appears by one rename once all of it is on the disk, so it is
-there wholly or not at all; every file's size and checksum is in the manifest.
+Knows no clock and no network. A checkpoint holds segments: the first of all rows, each later one of the rows
+and removals since the one before it. It appears by one rename once all of it is on the disk, so it is there
+wholly or not at all. What is being written lies in `live-N` and counts for nothing until it is linked.
 """
 
 from __future__ import annotations
@@ -9,102 +10,234 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from parameter_server.columns import Columns
+from parameter_server.database import Database, link
 from parameter_server.dense import DenseVersion
-from parameter_server.errors import CheckpointError
-from parameter_server.shard import ShardImage
+from parameter_server.errors import CheckpointError, TrimmedError
+from parameter_server.image import Marks, ShardImage
+from parameter_server.parts_codec import decode_part, encode_part
+from parameter_server.shard import Shard
+from parameter_server.sweep import Part
+from schema.records import U8, U64
 
 _log = logging.getLogger(__name__)
 
-KEPT: Final = 2
 _PREFIX: Final = "checkpoint-"
 _UNFINISHED: Final = "unfinished-"
+_LIVE: Final = "live-"
+_ROWS: Final = "rows"
 _MANIFEST: Final = "MANIFEST.json"
-_FORMAT: Final = 1
-_DTYPES: Final = {
-    "ids": "<u8",
-    "vectors": "<f4",
-    "versions": "<u8",
-    "state": "<f4",
-    "last_use": "<i8",
-    "uses": "<u4",
-    "widths": "<u2",
-}
+_FORMAT: Final = 2
+_ROWS_A_PART: Final = 8192
+_MOST_SEGMENTS: Final = 256
+_CANDIDATES: Final = b"candidates"
 
 
-class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    bytes: int
-    crc32: int
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many parts and rows, written by one checkpoint."""
+
+    number: int
+    parts: int
+    rows: int
 
 
-class _Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    file: str
+class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a dense version lies, and what it is."""
+
+    key: str
     version: int
     step: int
 
 
-class _Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint says of itself. `generation` rises when shards become more or fewer."""
+
     format: int
+    name: str
+    shard: int
+    shards: int
+    generation: int
     clock: int
     steps: dict[str, int]
-    dims: dict[str, int]
-    dense: dict[str, _Dense]
-    files: dict[str, _File]
+    rows: dict[str, int]
+    dense: dict[str, Dense]
+    segments: list[Segment]
 
 
-def save(image: ShardImage, folder: Path) -> Path:
-    """Write `image` as the newest checkpoint in `folder` and drop all but the newest two.
+class Saved(NamedTuple):
+    """A checkpoint that was written, and whether it has only what changed."""
 
-    Raises:
-        OSError: the disk refused; the earlier checkpoints are untouched.
+    path: Path
+    clock: int
+    incremental: bool
+
+
+class Checkpoints:
+    """Writes the checkpoints of one shard.
+
+    Args:
+        folder: where they lie.
+        kept: how many to keep of those without a name, and of those with one.
+        shards: how many shards there are.
+        generation: of this number of shards.
+        base: the checkpoint that the shard was restored from: the next one has only what changed since.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(_UNFINISHED + "*"):
-        shutil.rmtree(leftover)
-    number = max((_number(path) for path in found(folder)), default=0) + 1
-    unfinished = folder / f"{_UNFINISHED}{number:012d}"
-    unfinished.mkdir()
-    dense = {
-        name: _Dense(f"dense-{place}", value.version, value.step)
-        for place, (name, value) in enumerate(image.dense.items())
-    }
-    files = {name: _write(unfinished / name, data) for name, data in _contents(image, dense)}
-    dims = {name: table.vectors.shape[1] for name, table in image.tables.items()}
-    manifest = _Manifest(_FORMAT, image.clock, dict(image.steps), dims, dense, files)
-    _write(unfinished / _MANIFEST, msgspec.json.encode(manifest))
-    _sync(unfinished)
-    finished = folder / f"{_PREFIX}{number:012d}"
-    unfinished.rename(finished)
-    _sync(folder)
-    for old in found(folder)[KEPT:]:
-        shutil.rmtree(old)
-    return finished
+
+    def __init__(
+        self, folder: Path, *, kept: int, shards: int, generation: int = 0, base: Path | None = None
+    ) -> None:
+        self._folder = folder
+        self._kept = kept
+        self._shards = shards
+        self.generation = generation
+        self._database: Database | None = None
+        self._manifest: Manifest | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*folder.glob(_LIVE + "*"), *folder.glob(_UNFINISHED + "*")]:
+            shutil.rmtree(leftover)
+        if base is not None:
+            self.rebase(base)
+
+    def close(self) -> None:
+        """Close the database; what was not linked is gone."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def rebase(self, base: Path) -> None:
+        """Write on from the checkpoint `base`, which the shard was restored from."""
+        live = self._new_live()
+        link(base / _ROWS, live)
+        self._take(Database(live))
+        self._manifest = manifest_of(base)
+
+    def _take(self, database: Database) -> None:
+        self._manifest = None
+        self._database, old = database, self._database
+        if old is not None:
+            old.discard()
+
+    def save(self, shard: Shard, name: str = "") -> Saved:
+        """Write a checkpoint of `shard`, the newest; `name` is kept apart from those without one.
+
+        Raises:
+            OSError: the disk refused; the earlier checkpoints are untouched.
+        """
+        before = self._manifest
+        if before is not None and not _outgrown(before):
+            try:
+                return self._write(shard, name, before)
+            except TrimmedError as error:
+                _log.warning("a checkpoint of everything is due: %s", error)
+            except OSError:
+                self._manifest = None  # whatever the database has now, the next one starts afresh
+                raise
+        self._take(Database(self._new_live()))
+        return self._write(shard, name, None)
+
+    def _new_live(self) -> Path:
+        numbers = [int(path.name.removeprefix(_LIVE)) for path in self._folder.glob(_LIVE + "*")]
+        return self._folder / f"{_LIVE}{max(numbers, default=0) + 1}"
+
+    def _write(self, shard: Shard, name: str, before: Manifest | None) -> Saved:
+        database = self._database
+        assert database is not None, "there is a database before anything is written"  # noqa: S101
+        segments = list(before.segments) if before is not None else []
+        number = segments[-1].number + 1 if segments else 0
+        saving = shard.saving(None if before is None else before.clock, _ROWS_A_PART)
+        parts = rows = 0
+        for part in saving:
+            database.put(_key(number, parts), encode_part(part))
+            parts += 1
+            rows += len(part.columns["ids"])
+        for table, (ids, counts) in saving.marks.candidates.items():
+            waiting = Part(table, ids[:0], {"ids": ids, "counts": counts})
+            database.put(_CANDIDATES + table.encode(), encode_part(waiting))
+        dense = _put_dense(database, saving.marks.dense, {} if before is None else before.dense)
+        manifest = Manifest(
+            _FORMAT,
+            name,
+            shard.index,
+            self._shards,
+            self.generation,
+            saving.marks.clock,
+            dict(saving.marks.steps),
+            saving.kept,
+            dense,
+            [*segments, Segment(number, parts, rows)],
+        )
+        path = self._publish(database, manifest)
+        self._manifest = manifest
+        return Saved(path, manifest.clock, before is not None)
+
+    def _publish(self, database: Database, manifest: Manifest) -> Path:
+        number = max((number_of(path) for path in found(self._folder)), default=0) + 1
+        title = f"{number:012d}" + (f"-{manifest.name}" if manifest.name else "")
+        unfinished = self._folder / f"{_UNFINISHED}{title}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        database.link_to(unfinished / _ROWS)
+        _write_through(unfinished / _MANIFEST, msgspec.json.encode(manifest))
+        _sync(unfinished)
+        finished = self._folder / f"{_PREFIX}{title}"
+        unfinished.rename(finished)
+        _sync(self._folder)
+        self._prune()
+        return finished
+
+    def _prune(self) -> None:
+        """Drop what is beyond the last few; those of another number of shards may still be needed."""
+        mine = [path for path in found(self._folder) if self._is_mine(path)]
+        for named in (False, True):
+            for old in [path for path in mine if bool(name_of(path)) is named][self._kept :]:
+                drop(old)
+
+    def _is_mine(self, path: Path) -> bool:
+        try:
+            return manifest_of(path).generation == self.generation
+        except CheckpointError:
+            return True
 
 
-def _contents(image: ShardImage, dense: Mapping[str, _Dense]) -> Iterator[tuple[str, Any]]:
-    for name, table in image.tables.items():
-        for column, dtype in _DTYPES.items():
-            values = np.ascontiguousarray(getattr(table, column), dtype)
-            yield f"{name}.{column}", values.reshape(-1).view(np.uint8)
-    for name, entry in dense.items():
-        yield entry.file, image.dense[name].payload
+def _outgrown(manifest: Manifest) -> bool:
+    """Whether more is superseded than holds, so that starting over is cheaper than going on."""
+    written = sum(segment.rows for segment in manifest.segments)
+    return (
+        len(manifest.segments) >= _MOST_SEGMENTS or written > 2 * sum(manifest.rows.values()) + _ROWS_A_PART
+    )
 
 
-def _write(path: Path, data: Any) -> _File:
+def _key(segment: int, part: int) -> bytes:
+    return b"part" + segment.to_bytes(8, "big") + part.to_bytes(8, "big")
+
+
+def _put_dense(
+    database: Database, versions: Mapping[str, DenseVersion], before: Mapping[str, Dense]
+) -> dict[str, Dense]:
+    placed = {}
+    taken = {entry.key for entry in before.values()}
+    for name, value in versions.items():
+        held = before.get(name)
+        if held is None or (held.version, held.step) != (value.version, value.step):
+            # the key of an older version is not written over: only a finished manifest may replace it
+            number = max((int(key.removeprefix("dense")) for key in taken), default=-1) + 1
+            held = Dense(f"dense{number}", value.version, value.step)
+            taken.add(held.key)
+            database.put(held.key.encode(), value.payload)
+        placed[name] = held
+    return placed
+
+
+def _write_through(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    return _File(len(data), zlib.crc32(data))
 
 
 def _sync(folder: Path) -> None:
@@ -117,70 +250,69 @@ def _sync(folder: Path) -> None:
 
 def found(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the newest first, whole or not."""
-    return sorted(folder.glob(_PREFIX + "*"), key=_number, reverse=True)
+    return sorted(folder.glob(_PREFIX + "*"), key=number_of, reverse=True)
 
 
-def _number(path: Path) -> int:
-    return int(path.name.removeprefix(_PREFIX))
+def drop(path: Path) -> None:
+    """Remove the checkpoint at `path`: at once for whoever looks for checkpoints, then from the disk."""
+    unwanted = path.with_name(_UNFINISHED + path.name)
+    path.rename(unwanted)
+    shutil.rmtree(unwanted)
 
 
-def load(path: Path) -> ShardImage:
-    """The image in the checkpoint at `path`.
+def number_of(path: Path) -> int:
+    """The number of the checkpoint at `path`, rising with age."""
+    return int(path.name.removeprefix(_PREFIX).partition("-")[0])
+
+
+def name_of(path: Path) -> str:
+    """The name of the checkpoint at `path`; "" for one without."""
+    return path.name.removeprefix(_PREFIX).partition("-")[2]
+
+
+def manifest_of(path: Path) -> Manifest:
+    """What the checkpoint at `path` says of itself.
 
     Raises:
         CheckpointError: it is incomplete or damaged.
     """
     try:
-        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=_Manifest)
+        manifest = msgspec.json.decode((path / _MANIFEST).read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise CheckpointError(f"{path}: manifest: {error}") from error
     if manifest.format != _FORMAT:
         raise CheckpointError(f"{path}: format {manifest.format}; legal is {_FORMAT}")
-
-    def read(name: str) -> NDArray[np.uint8]:
-        return _read(path / name, manifest.files.get(name))
-
-    dense = {
-        name: DenseVersion(entry.version, entry.step, read(entry.file).tobytes())
-        for name, entry in manifest.dense.items()
-    }
-    tables = {name: _columns(name, dim, read) for name, dim in manifest.dims.items()}
-    return ShardImage(manifest.clock, manifest.steps, tables, dense)
+    return manifest
 
 
-def _read(path: Path, expected: _File | None) -> NDArray[np.uint8]:
-    if expected is None:
-        raise CheckpointError(f"{path}: not in the manifest")
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if _File(len(data), zlib.crc32(data.data)) != expected:
-        raise CheckpointError(f"{path}: does not match its size and checksum in the manifest")
-    return data
-
-
-def _columns(table: str, dim: int, read: Callable[[str], NDArray[np.uint8]]) -> Columns:
-    columns = {name: read(f"{table}.{name}").view(dtype) for name, dtype in _DTYPES.items()}
-    columns["vectors"] = columns["vectors"].reshape(-1, dim)
-    rows = len(columns["ids"])
-    columns["state"] = columns["state"].reshape(rows, -1) if rows else columns["state"].reshape(0, 0)
-    return Columns(**columns)
-
-
-def newest(folder: Path) -> ShardImage | None:
-    """The image of the newest whole checkpoint in `folder`; None if there has never been one.
+def load(path: Path) -> ShardImage:
+    """The image in the checkpoint at `path`. Its parts are read when they are iterated.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is whole.
+        CheckpointError: it is incomplete or damaged; iterating the parts may raise it too.
     """
-    problem: CheckpointError | None = None
-    for path in found(folder):
-        try:
-            return load(path)
-        except CheckpointError as error:
-            _log.warning("checkpoint skipped: %s", error)
-            problem = problem or error
-    if problem is not None:
-        raise problem
-    return None
+    manifest = manifest_of(path)
+    with Database(path / _ROWS, read_only=True) as database:
+        dense = {
+            name: DenseVersion(entry.version, entry.step, database.get(entry.key.encode()))
+            for name, entry in manifest.dense.items()
+        }
+        candidates = {name: _candidates(database, path, name) for name in manifest.rows}
+    return ShardImage(
+        Marks(manifest.clock, manifest.steps, dense, candidates), _parts(path, manifest), manifest.rows
+    )
+
+
+def _candidates(database: Database, path: Path, table: str) -> tuple[U64, U8]:
+    columns = decode_part(
+        database.get(_CANDIDATES + table.encode()), f"{path}: candidates of {table}"
+    ).columns
+    return columns["ids"], columns["counts"]
+
+
+def _parts(path: Path, manifest: Manifest) -> Iterator[Part]:
+    with Database(path / _ROWS, read_only=True) as database:
+        for segment in manifest.segments:
+            for number in range(segment.parts):
+                where = f"{path}: part {number} of segment {segment.number}"
+                yield decode_part(database.get(_key(segment.number, number)), where)

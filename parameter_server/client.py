@@ -18,7 +18,8 @@ from parameter_server.connection import ShardConnection
 from parameter_server.delta import Delta, ShardState
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import InvalidRequest, ShardError
-from parameter_server.router import split
+from parameter_server.router import shard_of, split
+from parameter_server.security import read_credentials
 from schema.config import ParameterServerConfig
 from schema.records import F32, U64
 
@@ -42,7 +43,7 @@ class ParameterClient:
     """Reads and updates the tables of all shards. Thread-safe; every call has a deadline and retries.
 
     Args:
-        config: the shards, tables, bounds and times.
+        config: the shards, tables, bounds and times; ConfigError where its security files cannot be read.
 
     All methods raise ShardUnavailable when a shard stays away for config.retry_seconds, ShardError when one
     fails, and InvalidRequest, with nothing changed, for what a docstring does not allow.
@@ -51,8 +52,10 @@ class ParameterClient:
     def __init__(self, config: ParameterServerConfig) -> None:
         self._config = config
         self._dims = {table.name: table.dim for table in config.tables}
+        credentials = read_credentials(config.security)
         self._connections = [
-            ShardConnection(shard, config.request_seconds, config.retry_seconds) for shard in config.shards
+            ShardConnection(shard, config.request_seconds, config.retry_seconds, credentials)
+            for shard in config.shards
         ]
         self._pool = ThreadPoolExecutor(len(config.shards), thread_name_prefix="parameter-client")
 
@@ -72,6 +75,10 @@ class ParameterClient:
     def shards(self) -> int:
         """How many shards there are."""
         return len(self._connections)
+
+    def shard_of(self, wanted: int) -> int:
+        """Which shard holds id `wanted`."""
+        return int(shard_of(np.array([wanted], np.uint64), self.shards)[0])
 
     def pull(self, table: str, ids: U64) -> F32:
         """The vector of each id of `ids` uint64 (n,), repeats allowed; float32 (n, dim). Creates no row."""
@@ -128,7 +135,7 @@ class ParameterClient:
             step: rises with every push of this trainer; one that a shard has had is not applied again.
             gradients: ids uint64 (n,), repeats summed, and gradients float32 (n, dim), by table.
             event_time: of the step's newest sample, in milliseconds.
-            completed_at: wall-clock milliseconds at which some of its samples were complete.
+            completed_at: wall-clock milliseconds of some of its samples, as `schema.stages` packs them.
         """
         blocks = self._blocks(gradients)
         times = np.array(completed_at, "<i8").tobytes()
@@ -172,8 +179,9 @@ class ParameterClient:
     def delta(self, shard: int, since: tuple[int, int] | None) -> Delta:
         """What changed in `shard` since (epoch, clock); everything (full) if None or too long ago.
 
-        Not verified: `ReplicaTables.apply` does that. One attempt may take config.retry_seconds, since a
-        full snapshot is as long as the shard is large.
+        Not verified: `ReplicaTables.apply` does that. One attempt may take config.retry_seconds, since a full
+        snapshot is as long as the shard is large; a shard that cannot be reached is given up on after
+        config.request_seconds, since whoever follows one asks again anyway.
 
         Raises:
             DeltaError: what came back is not a delta.
@@ -182,9 +190,11 @@ class ParameterClient:
 
         def ask(client: Any, options: flight.FlightCallOptions) -> Delta:
             reader = client.do_get(ticket, options)
-            return wire.decode_delta(reader.schema, (chunk.data for chunk in reader))
+            return wire.decode_delta(reader.schema, ((chunk.data, chunk.app_metadata) for chunk in reader))
 
-        return self._connections[shard].call(ask, seconds=self._config.retry_seconds)
+        return self._connections[shard].call(
+            ask, seconds=self._config.retry_seconds, retry_seconds=self._config.request_seconds
+        )
 
     def digest(self, shard: int, table: str) -> tuple[int, int]:
         """(clock, digest) of one shard's part of `table`: an order-independent digest of its content."""
@@ -223,11 +233,36 @@ class ParameterClient:
         found = self._act(_DENSE_SHARD, request, messages.DenseIs).found
         return None if found is None else DenseVersion(*found)
 
-    def _act(self, shard: int, request: messages.Request, reply: type[M]) -> M:
+    def checkpoint(self, shard: int, name: str = "") -> messages.CheckpointIs:
+        """Have a shard write a checkpoint, which `name` keeps apart from those that it writes of itself.
+
+        One attempt may take config.retry_seconds. A retried call may write two.
+        """
+        request = messages.Checkpoint(shard, self.shards, name)
+        return self._act(shard, request, messages.CheckpointIs, self._config.retry_seconds)
+
+    def restore(self, shard: int, name: str) -> messages.CheckpointIs:
+        """Have a shard return to its newest checkpoint of `name`, in a new epoch."""
+        request = messages.Restore(shard, self.shards, name)
+        return self._act(shard, request, messages.CheckpointIs, self._config.retry_seconds)
+
+    def why(self, table: str, wanted: int) -> messages.RowIs:
+        """All that the shard that holds it knows of id `wanted`."""
+        self._dim(table)
+        shard = self.shard_of(wanted)
+        return self._act(shard, messages.Why(shard, self.shards, table, wanted), messages.RowIs)
+
+    def health(self, shard: int) -> messages.Healthy:
+        """Whether a shard serves, and how busy it is."""
+        return self._act(shard, messages.Health(shard, self.shards), messages.Healthy)
+
+    def _act(self, shard: int, request: messages.Request, reply: type[M], seconds: float | None = None) -> M:
         action = flight.Action(messages.NAMES[type(request)], messages.encode(request))
-        return self._connections[shard].call(
-            lambda client, options: messages.decode(next(iter(client.do_action(action, options))).body, reply)
-        )
+
+        def ask(client: Any, options: flight.FlightCallOptions) -> M:
+            return messages.decode(next(iter(client.do_action(action, options))).body, reply)
+
+        return self._connections[shard].call(ask, seconds=seconds)
 
     def _each(self, job: Callable[[Any], T], arguments: Sequence[Any]) -> list[T]:
         """`job` of each argument, in parallel; all have ended when the first error is raised."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +26,3 @@ class Columns:
     last_use: I64
     uses: NDArray[np.uint32]
     widths: NDArray[np.uint16]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def taken(self, rows: NDArray[Any]) -> Columns:
-        """A copy of the rows that `rows`, positions or a mask, names, in that order."""
-        return Columns(*(getattr(self, name)[rows] for name in self.__slots__))

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from parameter_server.errors import InvalidRequest, ShardError, ShardUnavailable
+from parameter_server.security import Credentials
 from schema.config import ShardConfig
 
 _log = logging.getLogger(__name__)
@@ -49,12 +50,20 @@ class ShardConnection:
     Args:
         shard: its address.
         request_seconds: how long one attempt may take.
-        retry_seconds: how long to go on trying while the shard cannot be reached.
+        retry_seconds: how long to go on trying while the shard cannot be reached or is busy.
+        credentials: what to show it.
     """
 
-    def __init__(self, shard: ShardConfig, request_seconds: float, retry_seconds: float) -> None:
+    def __init__(
+        self, shard: ShardConfig, request_seconds: float, retry_seconds: float, credentials: Credentials
+    ) -> None:
         self._name = f"shard at {shard.host}:{shard.port}"
-        self._client = flight.FlightClient(f"grpc://{shard.host}:{shard.port}", generic_options=_OPTIONS)
+        self._client = flight.FlightClient(
+            f"{credentials.scheme}://{shard.host}:{shard.port}",
+            generic_options=_OPTIONS,
+            **credentials.client_options(),
+        )
+        self._headers = credentials.headers()
         self._request_seconds = request_seconds
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
@@ -69,20 +78,22 @@ class ShardConnection:
         ask: Ask[T],
         *,
         seconds: float | None = None,
+        retry_seconds: float | None = None,
     ) -> T:
-        """What `ask` returns, asked again while the shard cannot be reached.
+        """What `ask` returns, asked again while the shard cannot be reached or is busy.
 
         Args:
             ask: one attempt, with the options that carry its deadline.
             seconds: the deadline of an attempt, if not request_seconds.
+            retry_seconds: how long to go on trying, if not the connection's own retry_seconds.
 
         Raises:
             InvalidRequest: the shard refused the request.
             ShardError: the shard failed.
             ShardUnavailable: it could not be reached for retry_seconds.
         """
-        options = flight.FlightCallOptions(timeout=seconds or self._request_seconds)
-        give_up = time.monotonic() + self._retry_seconds
+        options = flight.FlightCallOptions(timeout=seconds or self._request_seconds, headers=self._headers)
+        give_up = time.monotonic() + (self._retry_seconds if retry_seconds is None else retry_seconds)
         delay = _FIRST_DELAY
         while True:
             try:
@@ -92,7 +103,7 @@ class ShardConnection:
                 if time.monotonic() + pause > give_up or self._closed.wait(pause):
                     raise ShardUnavailable(f"{self._name}: {_plain(error)}") from error
                 if delay == _FIRST_DELAY:
-                    _log.warning("%s cannot be reached, trying again: %s", self._name, _plain(error))
+                    _log.warning("%s cannot answer, trying again: %s", self._name, _plain(error))
             delay = min(2 * delay, _LONGEST_DELAY)
 
     def _attempt(

@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from parameter_server.columns import Columns
-from parameter_server.kernels import rows as kernels
 from parameter_server.store import RowStore
 from schema.records import F32, I64, U64
 
 _MILLIS: Final = 1000
 
 
+def column(store: RowStore, name: str, rows: I64) -> NDArray[Any]:
+    """A copy of what `Columns` has under `name`, of `rows` (n,); needs no lock while no row moves."""
+    return _READ[name](store, rows)
+
+
 def taken(store: RowStore, rows: I64) -> Columns:
     """A copy of `rows` (n,)."""
-    records = store.records
-    state = np.zeros((len(rows), store.optimizers.state_width(store.config.dim)), np.float32)
+    return Columns(**{name: column(store, name, rows) for name in Columns.__slots__})
+
+
+def _state(store: RowStore, rows: I64) -> F32:
+    state = np.zeros((len(rows), state_width(store)), np.float32)
     for part in store.placement.parts(rows):
         state[part.positions, : part.state_rows.shape[1]] = part.state_rows[part.rows]
-    return Columns(
-        records.ids[rows],
-        store.vectors(rows),
-        records.versions[rows],
-        state,
-        records.last_use[rows].astype(np.int64) * _MILLIS,
-        records.uses[rows] if store.sized else np.zeros(len(rows), np.uint32),
-        store.widths(rows),
-    )
+    return state
+
+
+def state_width(store: RowStore) -> int:
+    """How many values of state a row has in `Columns`."""
+    return store.optimizers.state_width(store.config.dim)
+
+
+def _uses(store: RowStore, rows: I64) -> NDArray[np.uint32]:
+    return store.records.uses[rows] if store.sized else np.zeros(len(rows), np.uint32)
+
+
+def _last_use(store: RowStore, rows: I64) -> I64:
+    return store.records.last_use[rows].astype(np.int64) * _MILLIS
+
+
+_READ: Final[dict[str, Callable[[RowStore, I64], NDArray[Any]]]] = {
+    "ids": lambda store, rows: store.records.ids[rows],
+    "vectors": RowStore.vectors,
+    "versions": lambda store, rows: store.records.versions[rows],
+    "state": _state,
+    "last_use": _last_use,
+    "uses": _uses,
+    "widths": RowStore.widths,
+}
 
 
 def fill(store: RowStore, saved: Columns) -> None:
@@ -43,20 +67,12 @@ def fill(store: RowStore, saved: Columns) -> None:
     store.records.restore(rows, saved.versions, (saved.last_use // _MILLIS).astype(np.uint32))
 
 
-def upsert(
-    store: RowStore, ids: U64, vectors: F32, clock: int, widths: NDArray[np.uint16] | None = None
-) -> None:
-    """Set vectors (n, dim) and widths (n,), else dim, of distinct ids (n,), creating missing rows."""
-    every = np.full(len(ids), store.config.dim, np.uint16) if widths is None else widths
-    classes = store.classes_of(every)
+def upsert(store: RowStore, ids: U64, vectors: F32, clock: int) -> None:
+    """Set vectors (n, dim) of distinct ids (n,) of a store of one width, creating missing rows."""
     rows = store.find(ids)
     missing = np.flatnonzero(rows < 0)
     if len(missing):
-        rows[missing] = store.create(ids[missing], clock, classes[missing])
-    changed = np.flatnonzero(store.placement.classes(rows) != classes)
-    if len(changed):
-        store.placement.clear(rows[changed])
-        store.placement.create(rows[changed], classes[changed])
+        rows[missing] = store.create(ids[missing], clock)
     set_vectors(store, rows, vectors)
     store.records.touch(rows, clock, 0)
 
@@ -83,13 +99,3 @@ def resize_rows(store: RowStore, rows: I64, classes: I64) -> None:
             for rule, chosen in store.optimizers.parts(ids[old.positions[new.positions]]):
                 moved = rule.resized(state[new.positions[chosen]], vectors.shape[1], new.vectors.shape[1])
                 new.state_rows[new.rows[chosen], : moved.shape[1]] = moved
-
-
-def digest(store: RowStore, rows: I64) -> int:
-    """An order-independent digest of ids, widths and vector bits of `rows`; in [0, 2**64)."""
-    total = 0
-    for part in store.placement.parts(rows):
-        salt = part.vectors.shape[1] if store.sized else 0
-        ids = store.records.ids[rows[part.positions]]
-        total += int(kernels.digest(ids, part.vectors.view(np.uint32), part.rows, salt))
-    return total % (1 << 64)

@@ -1,29 +1,30 @@
 """What changed in a shard since a clock, as checksummed chunks, and the proof that a delta is whole.
 
-Values only: knows no table and no network. A delta names where it starts and ends; its chunks' checksums
-cover that too, so that a chunk of another delta, or out of its place, is noticed.
+Values only: knows no table and no network. Chunks are applied in order. Their checksums cover the delta that
+they are of (by a random number of its own) and their place in it; the seal covers where it ends.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from crc32c import crc32c
 
 from parameter_server.errors import DeltaError
 from schema.records import F32, I64, U64
 
 
 class Trace(NamedTuple):
-    """One applied push: the shard's clock after it, the trainer's step, and what it had learned from.
+    """One applied push: the shard's clock after it, whose step it was, and what that had learned from.
 
-    completed_at int64 (n,): wall-clock milliseconds at which a sample of the step was complete.
+    completed_at int64 (n,): wall-clock milliseconds of some of its samples, as `schema.stages` packs them.
     """
 
     clock: int
+    trainer: str
     step: int
     completed_at: I64
 
@@ -37,7 +38,7 @@ class ShardState(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """One table's rows, ids (n,) and vectors (n, dim), and its removed ids (m,)."""
+    """One table's rows, ids (n,) and packed vectors (n, width), and its removed ids (m,)."""
 
     ids: U64
     vectors: F32
@@ -46,7 +47,7 @@ class Changes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some changes of one table: rows ids (n,), vectors (n, dim); removed ids (m,)."""
+    """Some changes of one table: removed ids (m,), and rows ids (n,), packed vectors (n, width)."""
 
     table: str
     sequence: int
@@ -65,6 +66,12 @@ class Span:
     from_clock: int
     to_clock: int
     full: bool
+    nonce: int = 0
+
+    @property
+    def start(self) -> tuple[int, int, int, bool, int]:
+        """All of it but where it leads to, which is not known before the last chunk is made."""
+        return self.shard, self.epoch, self.from_clock, self.full, self.nonce
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,8 @@ class Delta:
     """Rows and tombstones of a shard with from_clock < version <= to_clock of `epoch`, as of to_clock.
 
     `steps` is the last step of each trainer that it contains; `traces` are the pushes behind it, the newest
-    few thousand at most. Removals come before rows: an id that was removed and came back is in both.
+    few thousand at most. An id may be in several chunks; in each, removals come before rows, and only after
+    the last chunk is it the shard at to_clock.
     """
 
     span: Span
@@ -80,6 +88,7 @@ class Delta:
     traces: tuple[Trace, ...]
     count: int
     chunks: tuple[Chunk, ...]
+    seal: int = 0
 
     @property
     def shard(self) -> int:
@@ -112,25 +121,6 @@ class Delta:
         return sum(len(chunk.ids) for chunk in self.chunks)
 
 
-def cut(span: Span, changes: Mapping[str, Changes], rows_per_chunk: Mapping[str, int]) -> Iterator[Chunk]:
-    """The chunks of `changes` by table, removals first, at most rows_per_chunk[table] rows or ids each."""
-    sequence = 0
-    for table, change in changes.items():
-        size = rows_per_chunk[table]
-        for start in range(0, len(change.removed), size):
-            removed = change.removed[start : start + size]
-            yield sealed(span, table, sequence, Changes(change.ids[:0], change.vectors[:0], removed))
-            sequence += 1
-    for table, change in changes.items():
-        size = rows_per_chunk[table]
-        for start in range(0, len(change.ids), size):
-            part = slice(start, start + size)
-            yield sealed(
-                span, table, sequence, Changes(change.ids[part], change.vectors[part], change.removed[:0])
-            )
-            sequence += 1
-
-
 def sealed(span: Span, table: str, sequence: int, part: Changes) -> Chunk:
     """A chunk with its checksum."""
     ids, vectors, removed = part
@@ -138,11 +128,20 @@ def sealed(span: Span, table: str, sequence: int, part: Changes) -> Chunk:
 
 
 def _checksum(span: Span, table: str, sequence: int, part: Changes) -> int:
-    place = f"{span}{table}/{sequence}/{len(part.ids)}/{len(part.removed)}"
-    crc = zlib.crc32(place.encode())
+    place = f"{span.start}{table}/{sequence}/{len(part.ids)}/{len(part.removed)}"
+    crc = crc32c(place.encode())
     for column in part:
-        crc = zlib.crc32(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, crc)
+        crc = crc32c(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, crc)
     return crc
+
+
+def seal_of(delta: Delta, checksums: Sequence[int]) -> int:
+    """The checksum over all of `delta` and the checksums of its chunks."""
+    crc = crc32c(f"{delta.span}{sorted(delta.steps.items())}/{delta.count}".encode())
+    for trace in delta.traces:
+        crc = crc32c(f"{trace.clock}/{trace.trainer}/{trace.step}".encode(), crc)
+        crc = crc32c(trace.completed_at.tobytes(), crc)
+    return crc32c(np.array(checksums, "<u4").tobytes(), crc)
 
 
 def verify(delta: Delta, widths: Mapping[str, int]) -> None:
@@ -150,7 +149,7 @@ def verify(delta: Delta, widths: Mapping[str, int]) -> None:
 
     Args:
         delta: as it arrived.
-        widths: the vector width of every table.
+        widths: the packed width of every table.
 
     Raises:
         DeltaError: a chunk is missing, repeated, out of order, damaged, or of an unknown table or width.
@@ -172,3 +171,5 @@ def verify(delta: Delta, widths: Mapping[str, int]) -> None:
         part = Changes(chunk.ids, chunk.vectors, chunk.removed)
         if _checksum(delta.span, chunk.table, chunk.sequence, part) != chunk.checksum:
             raise DeltaError(f"{where}: chunk {place} of table {chunk.table} does not match its checksum")
+    if seal_of(delta, [chunk.checksum for chunk in delta.chunks]) != delta.seal:
+        raise DeltaError(f"{where}: does not match its seal")

@@ -18,11 +18,11 @@ class DenseVersion(NamedTuple):
 class DenseStore:
     """The newest version of each name. Thread-safe."""
 
-    def __init__(self, versions: Mapping[str, DenseVersion] | None = None) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._versions = dict(versions or {})
+        self._versions: dict[str, DenseVersion] = {}
         self.revision = 0
-        """How many versions have been stored since the start."""
+        """Rises with every change."""
 
     def put(self, name: str, value: DenseVersion) -> bool:
         """Store `value` if its version is above the stored one's; whether it was stored."""
@@ -33,6 +33,12 @@ class DenseStore:
             self._versions[name] = value
             self.revision += 1
             return True
+
+    def replace(self, versions: Mapping[str, DenseVersion]) -> None:
+        """Hold `versions` and no others, older ones too."""
+        with self._lock:
+            self._versions = dict(versions)
+            self.revision += 1
 
     def get(self, name: str, newer_than: int) -> DenseVersion | None:
         """The stored version of `name`, or None if there is none above `newer_than`."""

@@ -6,6 +6,7 @@ HeadwaterError
     ├── ShardError          a shard answered with an error of its own: a fault there, not in the request
     ├── InvalidRequest      a request is malformed; nothing was changed
     ├── DeltaError          a delta is damaged, incomplete or does not follow; nothing was changed
+    ├── TrimmedError        removals that a delta or checkpoint needs are forgotten: start from everything
     └── CheckpointError     a checkpoint cannot be read
 """
 
@@ -32,6 +33,10 @@ class InvalidRequest(ParameterServerError, ValueError):  # noqa: N818 - named fo
 
 class DeltaError(ParameterServerError, ValueError):
     """A delta is damaged, has a gap, or does not start where the replica stands. Nothing was changed."""
+
+
+class TrimmedError(ParameterServerError):
+    """The tombstones since a clock are forgotten, so that what changed since then cannot be told."""
 
 
 class CheckpointError(ParameterServerError):

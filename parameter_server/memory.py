@@ -46,21 +46,23 @@ class Column:
         self._bytes = raw[self._start : self._start + self._room * self._row_bytes]
         self._advised = 0
 
-    def _view(self, rows: int) -> None:
+    def _view(self, rows: int, copied: NDArray[Any] | None = None) -> None:
         used = rows * self._row_bytes
         if used >= _HUGE_FROM and used > self._advised:
             self._map.madvise(mmap.MADV_HUGEPAGE, self._start, _whole_pages(used))
             self._advised = used
         flat = self._bytes[:used].view(self._kind)
-        self.array = flat if self._width == 0 else flat.reshape(rows, self._width)
+        array = flat if self._width == 0 else flat.reshape(rows, self._width)
+        if copied is not None:
+            array[: len(copied)] = copied
+        self.array = array  # only now: a sweep reads without a lock
 
     def resize(self, rows: int) -> None:
         """Keep the first `rows` rows, or add zeroed ones. Views of rows that stay remain valid."""
         before = self.array
         if rows > self._room:
             self._reserve(rows)
-            self._view(rows)
-            self.array[: len(before)] = before
+            self._view(rows, before)
             return
         if rows < len(before):
             self._forget(rows, before)

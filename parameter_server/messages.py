@@ -68,7 +68,7 @@ class Stats(Request, frozen=True):
 
 
 class StatsAre(Message, frozen=True):
-    """The shard in numbers: rows by table, and versions of dense parameters by name."""
+    """The shard in numbers: rows, tombstones and bytes by table, and versions of dense parameters by name."""
 
     index: int
     epoch: int
@@ -76,6 +76,8 @@ class StatsAre(Message, frozen=True):
     rows: dict[str, int]
     steps: dict[str, int]
     dense: dict[str, int]
+    tombstones: dict[str, int]
+    bytes: dict[str, int]
 
 
 class Digest(Request, frozen=True):
@@ -132,6 +134,66 @@ class DenseIs(Message, frozen=True):
     found: tuple[int, int, bytes] | None
 
 
+class Checkpoint(Request, frozen=True):
+    """Asks for a checkpoint, under a name or (empty) without one."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]*$", max_length=200)]
+
+
+class Restore(Request, frozen=True):
+    """Asks to return to the newest checkpoint of a name."""
+
+    name: Name
+
+
+class CheckpointIs(Message, frozen=True):
+    """A checkpoint that is on the shard's disk, and the clock and epoch that the shard is at with it."""
+
+    file: str
+    clock: int
+    epoch: int
+
+
+class Why(Request, frozen=True):
+    """Asks for all that is known of one id."""
+
+    table: str
+    id: Annotated[int, Meta(ge=0)]
+
+
+class RowIs(Message, frozen=True):
+    """One id at `clock`: its row and its version, or neither where it has none.
+
+    `removed_at` is the clock of its last removal that is remembered; `uses` counts pushes, in tables of
+    several widths, `sightings` those without a row; `last_use` and `expires_at` are in milliseconds of event
+    time, None for never; `vector` what a pull answers.
+    """
+
+    clock: int
+    epoch: int
+    row: int | None
+    width: int
+    version: int | None
+    removed_at: int | None
+    state_norm: float | None
+    uses: int
+    sightings: int
+    last_use: int | None
+    expires_at: int | None
+    vector: list[float]
+
+
+class Health(Request, frozen=True):
+    """Asks whether the shard serves."""
+
+
+class Healthy(Message, frozen=True):
+    """The shard serves; so many requests are under way, of so many allowed."""
+
+    requests: int
+    allowed: int
+
+
 ACTIONS: Final[dict[str, type[Request]]] = {
     "state": State,
     "stats": Stats,
@@ -139,6 +201,10 @@ ACTIONS: Final[dict[str, type[Request]]] = {
     "evict": Evict,
     "put_dense": PutDense,
     "get_dense": GetDense,
+    "checkpoint": Checkpoint,
+    "restore": Restore,
+    "health": Health,
+    "why": Why,
 }
 """The Flight actions and the request that each takes."""
 

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.rows import HALVES, OTHER
 from parameter_server.memory import Column
 from parameter_server.slabs import OwnedSlab, Slab
@@ -73,8 +74,8 @@ class Fixed:
         return self._slab.state, self._slab.state_width, 0
 
     def resize(self, records: U64) -> None:
-        """Follow the records (n, 3), which have been resized."""
-        self._slab.resize(len(records))
+        """Follow the words (3 * n,) of the records, which have been resized."""
+        self._slab.resize(len(records) // RECORD)
         self._halves = records.reshape(-1).view(np.float32)
 
     def parts(self, rows: I64) -> list[Part]:
@@ -127,8 +128,8 @@ class Sized:
         self._places = Column(rows, 0, np.uint64)
 
     def resize(self, records: U64) -> None:
-        """Follow the records (n, 3), which have been resized."""
-        self._places.resize(len(records))
+        """Follow the words (3 * n,) of the records, which have been resized."""
+        self._places.resize(len(records) // RECORD)
 
     def parts(self, rows: I64) -> list[Part]:
         """`rows` (n,) by size class; none empty."""

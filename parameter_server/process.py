@@ -16,8 +16,10 @@ from typing import Any, Final
 import pyarrow as pa
 
 from parameter_server import checkpoint, metrics
+from parameter_server.checkpoint import Saved
+from parameter_server.errors import InvalidRequest
+from parameter_server.restore import folder_of, open_shard, retire
 from parameter_server.server import ShardServer
-from parameter_server.shard import Shard
 from parameter_server.table import Counters
 from runtime.ops import OpsServer
 from schema.config import Config
@@ -42,13 +44,17 @@ class ShardProcess:
         if not 0 <= index < len(settings.shards):
             raise ConfigError(f"shard: {index}; legal is 0 to {len(settings.shards) - 1}")
         self._seconds = settings.checkpoint_seconds
-        self._folder = Path(config.run_dir) / f"shard-{index}"
-        self._shard = Shard(settings, index, checkpoint.newest(self._folder))
-        self._saved = self._mark()
+        self._run_dir = Path(config.run_dir)
+        self._shard, self._checkpoints, rerouted = open_shard(settings, index, self._run_dir)
+        self._saving = threading.Lock()
+        self._saved: tuple[int, int] | None = self._mark()
+        if rerouted:
+            # at once, so that no shard of the new number is ever without a checkpoint of its own
+            self.checkpoint("", always=True)
         self._observe()
         place = settings.shards[index]
         try:
-            self._server = ShardServer(self._shard, place.host, place.port)
+            self._server = ShardServer(self._shard, place.host, place.port, self)
         except pa.ArrowException as error:
             raise OSError(f"shard {index} cannot listen on {place.host}:{place.port}: {error}") from error
         reports = {"shard": self._report, "digest": self._digests}
@@ -64,7 +70,8 @@ class ShardProcess:
                 self._checkpoint_or_log()
         finally:
             self._stop_serving()  # first, so that the last checkpoint has all that was acknowledged
-            self._checkpoint()
+            self.checkpoint("")
+            self._checkpoints.close()
             self._ops.stop()
 
     def _stop_serving(self) -> None:
@@ -78,20 +85,51 @@ class ShardProcess:
     def _checkpoint_or_log(self) -> None:
         """A full disk must not take down a shard that still serves; the next round tries again."""
         try:
-            self._checkpoint()
+            self.checkpoint("")
         except OSError:
             _log.exception("checkpoint failed, trying again in %s s", self._seconds)
 
-    def _checkpoint(self) -> None:
-        mark = self._mark()
-        if mark == self._saved:
-            return
-        start = time.perf_counter()
-        path = checkpoint.save(self._shard.image(), self._folder)
-        self._saved = mark
+    def checkpoint(self, name: str, *, always: bool = False) -> Saved | None:
+        """Write a checkpoint; None where nothing has changed, and it has no name and need not be written.
+
+        Raises:
+            OSError: the disk refused; the earlier checkpoints are untouched.
+        """
+        with self._saving:
+            mark = self._mark()
+            if mark == self._saved and not name and not always:
+                return None
+            start = time.perf_counter()
+            saved = self._checkpoints.save(self._shard, name)
+            self._saved = mark
         elapsed = time.perf_counter() - start
-        metrics.CHECKPOINT_SECONDS.observe(elapsed)
-        _log.info("checkpoint %s at clock %d took %.2f s", path.name, mark[0], elapsed)
+        metrics.CHECKPOINT_SECONDS.labels("changes" if saved.incremental else "all").observe(elapsed)
+        _log.info("%s at clock %d took %.2f s", saved.path.name, saved.clock, elapsed)
+        retire(self._run_dir, self._shard.index, self._checkpoints, len(self._shard.config.shards))
+        return saved
+
+    def restore(self, name: str) -> Saved:
+        """Return to the newest checkpoint of that name, and make it the newest of all, in a new epoch.
+
+        Raises:
+            InvalidRequest: there is no such checkpoint; the message has the legal ones.
+            CheckpointError: it cannot be read; nothing was changed.
+            OSError: the disk refused.
+        """
+        with self._saving:
+            folder = folder_of(self._run_dir, self._shard.index)
+            paths = [
+                path for path in checkpoint.found(folder) if name in (checkpoint.name_of(path), path.name)
+            ]
+            if not paths:
+                legal = ", ".join(checkpoint.name_of(path) or path.name for path in checkpoint.found(folder))
+                raise InvalidRequest(f"checkpoint: {name!r}; legal are {legal or 'none yet'}")
+            self._shard.restore(checkpoint.load(paths[0]))
+            self._checkpoints.rebase(paths[0])
+            saved = self._checkpoints.save(self._shard)
+            self._saved = self._mark()
+        _log.warning("restored %s: clock %d, epoch %d", paths[0].name, saved.clock, self._shard.epoch)
+        return saved
 
     def _mark(self) -> tuple[int, int]:
         """Changes with whatever a checkpoint keeps."""

@@ -1,20 +1,24 @@
 """The rows that a serving replica holds: slim tables without optimizer state, kept equal to all shards.
 
-Knows no network: it is handed deltas, and says where it stands. Readers never see half a round.
+Knows no network: it is handed deltas, and says where it stands. Readers never see half a round, and wait
+for no round, only for a few rows of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 
-from parameter_server import contents
 from parameter_server.checks import checked_ids, distinct
-from parameter_server.delta import Delta, verify
+from parameter_server.delta import Chunk, Delta, verify
 from parameter_server.errors import DeltaError, InvalidRequest
 from parameter_server.locks import ReadWriteLock
+from parameter_server.overlay import Overlay
+from parameter_server.replica_table import ReplicaTable
 from parameter_server.router import shard_of
 from parameter_server.store import RowStore
 from schema.config import ParameterServerConfig
@@ -22,19 +26,22 @@ from schema.records import F32, I64, U64
 
 Lookup = Callable[[str, U64], F32]
 
+_ROWS_A_STEP: Final = 1024
+
 
 class ReplicaTables:
     """One table for each configured, with the rows of every shard. Thread-safe.
 
     Args:
-        config: the tables, and how many shards there are.
+        config: the tables, how replicas hold rows, and how many shards there are.
     """
 
     def __init__(self, config: ParameterServerConfig) -> None:
-        self._tables = {table.name: RowStore(table, state=False) for table in config.tables}
-        self._widths = {table.name: table.dim for table in config.tables}
+        self._tables = {table.name: ReplicaTable(table, config.replica_rows) for table in config.tables}
+        self._widths = {name: table.width for name, table in self._tables.items()}
         self._positions: list[tuple[int, int] | None] = [None] * len(config.shards)
         self._lock = ReadWriteLock()
+        self._one_round = threading.Lock()
 
     def position(self, shard: int) -> tuple[int, int] | None:
         """(epoch, clock) that the rows of `shard` are as of: what to ask the next delta since."""
@@ -57,29 +64,36 @@ class ReplicaTables:
         """
         if len({delta.shard for delta in deltas}) < len(deltas):
             raise DeltaError(f"deltas of shards {[d.shard for d in deltas]}; legal is one a shard")
-        for delta in deltas:
-            self._verify(delta)
-        with self._lock.writing():
+        with self._one_round:
             for delta in deltas:
+                self._verify(delta)
                 self._check_start(delta)
-            for delta in deltas:
-                self._apply(delta)
-            if commit is not None:
-                commit()
+            chunks = {
+                name: [chunk for delta in deltas for chunk in delta.chunks if chunk.table == name]
+                for name in self._tables
+            }
+            full = [delta.shard for delta in deltas if delta.full]
+            if full:
+                self._replace(full, deltas, chunks, commit)
+            else:
+                self._overlay(deltas, chunks, commit)
 
     def _verify(self, delta: Delta) -> None:
         if not 0 <= delta.shard < len(self._positions):
             raise DeltaError(f"delta of shard {delta.shard}; legal is below {len(self._positions)}")
         verify(delta, self._widths)
         for chunk in delta.chunks:
-            if len(distinct(chunk.ids)[0]) < len(chunk.ids):
+            # an overlay notices by itself
+            if delta.full and len(distinct(chunk.ids)[0]) < len(chunk.ids):
                 raise DeltaError(f"delta of shard {delta.shard}: chunk {chunk.sequence} has an id twice")
-            for ids in (chunk.ids, chunk.removed):
-                strangers = np.flatnonzero(shard_of(ids, len(self._positions)) != delta.shard)
-                if len(strangers):
-                    raise DeltaError(
-                        f"delta of shard {delta.shard}: id {ids[strangers[0]]} is another shard's"
-                    )
+            if len(self._positions) > 1:
+                self._check_owner(delta.shard, chunk)
+
+    def _check_owner(self, shard: int, chunk: Chunk) -> None:
+        for ids in (chunk.ids, chunk.removed):
+            strangers = np.flatnonzero(shard_of(ids, len(self._positions)) != shard)
+            if len(strangers):
+                raise DeltaError(f"delta of shard {shard}: id {ids[strangers[0]]} is another shard's")
 
     def _check_start(self, delta: Delta) -> None:
         start = (delta.epoch, delta.from_clock)
@@ -89,26 +103,66 @@ class ReplicaTables:
                 f"the replica stands at {self._positions[delta.shard]}"
             )
 
-    def _apply(self, delta: Delta) -> None:
-        if delta.full:
-            self._drop_missing(delta)
-        for chunk in delta.chunks:
-            self._tables[chunk.table].remove(chunk.removed)
-        for chunk in delta.chunks:
-            if len(chunk.ids):
-                # the version only marks a row as live here; clocks of different shards do not compare
-                contents.upsert(self._tables[chunk.table], chunk.ids, chunk.vectors, 1)
-        self._positions[delta.shard] = (delta.epoch, delta.to_clock)
+    def _overlay(
+        self,
+        deltas: Sequence[Delta],
+        chunks: Mapping[str, Sequence[Chunk]],
+        commit: Callable[[], None] | None,
+    ) -> None:
+        overlays = {name: Overlay(part) for name, part in chunks.items() if part}
 
-    def _drop_missing(self, delta: Delta) -> None:
-        for name, table in self._tables.items():
-            held = table.ids[self._rows(table, delta.shard)]
-            sent = [chunk.ids for chunk in delta.chunks if chunk.table == name]
-            table.remove(np.setdiff1d(held, np.concatenate([held[:0], *sent])))
+        def show() -> None:
+            for name, overlay in overlays.items():
+                self._tables[name].overlay = overlay
 
-    def _rows(self, table: RowStore, shard: int) -> I64:
-        rows = table.live()
-        mine: I64 = rows[shard_of(table.ids[rows], len(self._positions)) == shard]
+        self._turn(deltas, show, commit)
+        for name, overlay in overlays.items():
+            for change in self._tables[name].merge(overlay, _ROWS_A_STEP):
+                with self._lock.writing():
+                    change()
+            with self._lock.writing():
+                self._tables[name].overlay = None
+
+    def _replace(
+        self,
+        full: Sequence[int],
+        deltas: Sequence[Delta],
+        chunks: Mapping[str, Sequence[Chunk]],
+        commit: Callable[[], None] | None,
+    ) -> None:
+        bases = {
+            name: table.replaced(self._kept(table.base, full), chunks[name])
+            for name, table in self._tables.items()
+        }
+
+        def show() -> None:
+            for name, base in bases.items():
+                self._tables[name].base = base
+
+        self._turn(deltas, show, commit)
+
+    def _turn(
+        self, deltas: Sequence[Delta], show: Callable[[], None], commit: Callable[[], None] | None
+    ) -> None:
+        """The moment at which a round becomes visible."""
+        with self._lock.writing():
+            show()
+            for delta in deltas:
+                self._positions[delta.shard] = (delta.epoch, delta.to_clock)
+            if commit is not None:
+                commit()
+
+    def _kept(self, base: RowStore, full: Sequence[int]) -> I64:
+        """The rows of shards other than those of `full`."""
+        rows = base.live()
+        kept: I64 = rows[~np.isin(shard_of(base.ids[rows], len(self._positions)), full)]
+        return kept
+
+    def _rows(self, base: RowStore, shard: int) -> I64:
+        rows = base.live()
+        if len(self._positions) == 1:
+            return rows
+        mine: I64 = rows[shard_of(base.ids[rows], len(self._positions)) == shard]
         return mine
 
     def pull(self, table: str, ids: U64) -> F32:
@@ -129,7 +183,7 @@ class ReplicaTables:
     def _lookup(self, table: str, ids: U64) -> F32:
         return self._table(table).lookup(checked_ids(table, ids))
 
-    def _table(self, name: str) -> RowStore:
+    def _table(self, name: str) -> ReplicaTable:
         table = self._tables.get(name)
         if table is None:
             raise InvalidRequest(f"table: {name!r}; legal are {', '.join(self._tables)}")
@@ -137,17 +191,17 @@ class ReplicaTables:
 
     def digest(self, table: str, shard: int) -> int:
         """The digest of the rows of `shard`: that shard's own, if the replica equals it."""
-        with self._lock.reading():
+        with self._one_round:
             chosen = self._table(table)
-            return contents.digest(chosen, self._rows(chosen, shard))
+            return chosen.digest(self._rows(chosen.base, shard))
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""
-        with self._lock.reading():
-            return {name: len(table) for name, table in self._tables.items()}
+        with self._one_round:
+            return {name: len(table.base) for name, table in self._tables.items()}
 
     def check_integrity(self) -> None:
         """Check every table; AssertionError if one is broken."""
-        with self._lock.reading():
+        with self._one_round:
             for table in self._tables.values():
-                table.check_integrity()
+                table.base.check_integrity()

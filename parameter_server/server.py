@@ -5,8 +5,9 @@ Knows no table: the shard does. Pull is DoExchange, push is DoPut, delta is DoGe
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,12 +16,45 @@ import pyarrow as pa
 from pyarrow import flight
 
 from parameter_server import messages, metrics, wire
-from parameter_server.dense import DenseVersion
-from parameter_server.errors import InvalidRequest
+from parameter_server.actions import Actions, Keeper, column
+from parameter_server.errors import InvalidRequest, TrimmedError
+from parameter_server.security import read_credentials, warn_if_open
 from parameter_server.shard import Shard
+from parameter_server.stream import DeltaStream
 
 _MEBIBYTE: Final = 1 << 20
-_ID_BYTES: Final = 8
+BUSY: Final = b"busy"
+"""The detail of the status by which a shard says that it has as many requests as it takes."""
+
+
+class Slots:
+    """Bounds how many requests are under way."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed = allowed
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Hold a slot; raises FlightUnavailableError with detail BUSY where there is none."""
+        with self._lock:
+            if self._taken >= self._allowed:
+                metrics.BUSY.inc()
+                raise flight.FlightUnavailableError(
+                    f"busy: {self._taken} requests are under way; legal is {self._allowed} (most_requests)",
+                    BUSY,
+                )
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= 1
+
+    def load(self) -> tuple[int, int]:
+        """How many are taken, and how many there are."""
+        return self._taken, self._allowed
 
 
 @contextmanager
@@ -43,49 +77,50 @@ class ShardServer(flight.FlightServerBase):
         shard: what to serve.
         host: the address to listen on.
         port: the port; 0 picks a free one, which `port` then names.
+        keeper: who keeps the shard's checkpoints; None where no one does.
+
+    Raises:
+        ConfigError: the security files cannot be read.
     """
 
-    def __init__(self, shard: Shard, host: str, port: int) -> None:
+    def __init__(self, shard: Shard, host: str, port: int, keeper: Keeper | None = None) -> None:
         self._shard = shard
+        self._keeper = keeper
         self._limit = shard.config.max_message_mb * _MEBIBYTE
-        self._actions: dict[type[messages.Request], Callable[[Any], messages.Message]] = {
-            messages.State: self._state,
-            messages.Stats: self._stats,
-            messages.Digest: self._digest,
-            messages.Evict: self._evict,
-            messages.PutDense: self._put_dense,
-            messages.GetDense: self._get_dense,
-        }
-        super().__init__(f"grpc://{host}:{port}")
+        self._slots = Slots(shard.config.most_requests)
+        credentials = read_credentials(shard.config.security)
+        warn_if_open(host, credentials)
+        super().__init__(f"{credentials.scheme}://{host}:{port}", **credentials.server_options())
 
     def do_exchange(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """A pull: blocks of ids in, blocks of vectors out."""
-        with _request("pull"):
-            self._decode(descriptor.command, messages.Pull)
-            blocks = self._read(reader)
-            self._check_reply(blocks)
-            vectors = self._shard.pull([(block.table, block.ids) for block in blocks])
-            metrics.PULLS.inc()
-            metrics.ROWS_PULLED.inc(sum(len(block.ids) for block in blocks))
-        reply = wire.encode_blocks(
-            [
-                wire.Block(block.table, block.ids[:0], values.reshape(-1))
-                for block, values in zip(blocks, vectors, strict=True)
-            ]
-        )
-        metrics.BYTES.labels("out").inc(reply.nbytes)
-        writer.begin(wire.BLOCKS)
-        writer.write_batch(reply)
+        with self._slots.one():
+            with _request("pull"):
+                self._decode(descriptor.command, messages.Pull)
+                blocks = self._read(reader)
+                self._check_reply(blocks)
+                vectors = self._shard.pull([(block.table, block.ids) for block in blocks])
+                metrics.PULLS.inc()
+                metrics.ROWS_PULLED.inc(sum(len(block.ids) for block in blocks))
+            reply = wire.encode_blocks(
+                [
+                    wire.Block(block.table, block.ids[:0], values.reshape(-1))
+                    for block, values in zip(blocks, vectors, strict=True)
+                ]
+            )
+            metrics.BYTES.labels("out").inc(reply.nbytes)
+            writer.begin(wire.BLOCKS)
+            writer.write_batch(reply)
 
     def do_put(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """A push: blocks of ids and gradients in, PushDone out."""
-        with _request("push"):
+        with self._slots.one(), _request("push"):
             header = self._decode(descriptor.command, messages.Push)
             blocks = self._read(reader)
             pairs = {block.table: (block.ids, _matrix(block)) for block in blocks}
             if len(pairs) < len(blocks):
                 raise InvalidRequest("table: one occurs twice; legal is each table at most once a push")
-            completed_at = _column("completed_at", header.completed_at, "<i8")
+            completed_at = column("completed_at", header.completed_at, "<i8")
             reply = self._shard.push(
                 header.trainer, header.step, pairs, header.event_time, completed_at.tolist()
             )
@@ -96,23 +131,37 @@ class ShardServer(flight.FlightServerBase):
             metrics.REPEATS.inc()
         writer.write(pa.py_buffer(messages.encode(messages.PushDone(reply.clock, reply.applied))))
 
-    def do_get(self, _context: Any, ticket: Any) -> flight.RecordBatchStream:
-        """A delta: a stream of chunks."""
+    def do_get(self, _context: Any, ticket: Any) -> flight.GeneratorStream:
+        """A delta: a stream of chunks, made while it is read, and a trailer."""
         with _request("delta"):
-            delta = self._shard.delta(self._decode(ticket.ticket, messages.DeltaSince).since)
-        metrics.DELTAS.labels("full" if delta.full else "since").inc()
-        metrics.ROWS_SENT.inc(delta.rows)
-        schema = wire.delta_schema(delta)
-        batches = (wire.encode_chunk(chunk, schema) for chunk in delta.chunks)
-        return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, batches))
+            stream = self._shard.stream(self._decode(ticket.ticket, messages.DeltaSince).since)
+        metrics.DELTAS.labels("full" if stream.start.full else "since").inc()
+        schema = wire.delta_schema(stream.start)
+        return flight.GeneratorStream(schema, self._batches(stream, schema))
+
+    def _batches(self, stream: DeltaStream, schema: pa.Schema) -> Iterator[Any]:
+        with self._slots.one():
+            try:
+                for chunk in stream:
+                    metrics.ROWS_SENT.inc(len(chunk.ids))
+                    yield wire.encode_chunk(chunk, schema)
+            except TrimmedError as error:
+                # what the caller will be told when it asks again is to start over
+                raise flight.FlightUnavailableError(str(error)) from error
+            yield wire.empty_batch(schema), wire.encode_trailer(stream.trailer)
 
     def do_action(self, _context: Any, action: Any) -> list[bytes]:
-        """One of `messages.ACTIONS`: a request in, a reply out."""
+        """One of `messages.ACTIONS`: a request in, a reply out. That of health is answered when busy too."""
         kind = messages.ACTIONS.get(action.type)
         with _request(action.type if kind else "unknown"):
             if kind is None:
                 raise InvalidRequest(f"action: {action.type!r}; legal are {', '.join(messages.ACTIONS)}")
-            return [messages.encode(self._actions[kind](self._decode(action.body, kind)))]
+            actions = Actions(self._shard, self._keeper, self._slots.load)
+            request = self._decode(action.body, kind)
+            if kind is messages.Health:
+                return [messages.encode(actions.answer(request))]
+            with self._slots.one():
+                return [messages.encode(actions.answer(request))]
 
     def list_actions(self, _context: Any) -> list[Any]:
         """The actions and what each does."""
@@ -148,31 +197,6 @@ class ShardServer(flight.FlightServerBase):
         dims = {table.name: table.dim for table in self._shard.config.tables}
         self._check_size(sum(4 * len(block.ids) * dims.get(block.table, 0) for block in blocks))
 
-    def _state(self, _request: messages.State) -> messages.StateIs:
-        return messages.StateIs(*self._shard.state())
-
-    def _stats(self, _request: messages.Stats) -> messages.StatsAre:
-        state = self._shard.state()
-        dense = {name: value.version for name, value in self._shard.dense.all().items()}
-        rows = self._shard.row_counts()
-        return messages.StatsAre(self._shard.index, state.epoch, state.clock, rows, state.steps, dense)
-
-    def _digest(self, request: messages.Digest) -> messages.DigestIs:
-        return messages.DigestIs(*self._shard.digest(request.table))
-
-    def _evict(self, request: messages.Evict) -> messages.Evicted:
-        rows = self._shard.evict(request.table, _column("ids", request.ids, "<u8"))
-        metrics.EVICTIONS.inc(rows)
-        return messages.Evicted(rows)
-
-    def _put_dense(self, request: messages.PutDense) -> messages.DensePut:
-        value = DenseVersion(request.version, request.step, request.payload)
-        return messages.DensePut(self._shard.dense.put(request.name, value))
-
-    def _get_dense(self, request: messages.GetDense) -> messages.DenseIs:
-        found = self._shard.dense.get(request.name, request.newer_than)
-        return messages.DenseIs(None if found is None else (found.version, found.step, found.payload))
-
 
 def _matrix(block: wire.Block) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The block's values with a row an id. A width other than the table's is the table's to refuse."""
@@ -182,10 +206,3 @@ def _matrix(block: wire.Block) -> np.ndarray[Any, np.dtype[np.float32]]:
             f"table {block.table}: gradients: {len(block.values)} values for {rows} ids; legal is dim an id"
         )
     return block.values.reshape(rows, -1) if rows else block.values.reshape(0, 0)
-
-
-def _column(name: str, data: bytes, dtype: str) -> np.ndarray[Any, Any]:
-    try:
-        return np.frombuffer(data, dtype)
-    except ValueError as error:
-        raise InvalidRequest(f"{name}: {len(data)} bytes; legal is a multiple of 8") from error

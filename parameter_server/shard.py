@@ -1,6 +1,7 @@
 """A shard: its tables, clock, epoch and dense versions, and what a push, a pull and a delta mean.
 
-Knows no RPC and no files. Thread-safe: pulls and deltas run beside one another, a push runs alone.
+Knows no RPC and no files. Thread-safe: pulls run beside one another, a push runs alone; deltas and
+checkpoints are swept while pushes go on.
 """
 
 from __future__ import annotations
@@ -8,26 +9,29 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parameter_server.columns import Columns
-from parameter_server.delta import Changes, Delta, ShardState, Span, Trace, cut
-from parameter_server.dense import DenseStore, DenseVersion
-from parameter_server.errors import CheckpointError, InvalidRequest
+from parameter_server.delta import Delta, ShardState, Span, Trace
+from parameter_server.dense import DenseStore
+from parameter_server.errors import CheckpointError, InvalidRequest, TrimmedError
+from parameter_server.image import Marks, Saving, ShardImage
 from parameter_server.locks import ReadWriteLock
-from parameter_server.table import Counters, Table
+from parameter_server.stream import DeltaStream
+from parameter_server.sweep import RecentChanges, Sweep, Swept
+from parameter_server.table import Counters, RowState, Table
 from schema.config import ParameterServerConfig
-from schema.records import F32, U64
+from schema.records import F32
 
 TRACES_KEPT: Final = 4096
 MAINTAIN_EVERY: Final = 16
 """Pushes between two pieces of housekeeping."""
 MAINTAIN_ROWS: Final = 4096
 """Rows of each table that one piece may look at or move: well below a millisecond."""
+_RECENT_IDS: Final = 65_536
 _MEBIBYTE: Final = 1 << 20
 _ID_BYTES: Final = 8
 _VALUE_BYTES: Final = 4
@@ -43,17 +47,13 @@ class PushReply(NamedTuple):
     applied: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ShardImage:
-    """All that a checkpoint keeps of a shard.
+class FoundRow(NamedTuple):
+    """One id at a clock: what its table knows of it, its last removal, and what a pull answers."""
 
-    Tombstones are not in it: a restored shard has a new epoch, so every replica takes a full snapshot.
-    """
-
-    clock: int = 0
-    steps: Mapping[str, int] = field(default_factory=dict)
-    tables: Mapping[str, Columns] = field(default_factory=dict)
-    dense: Mapping[str, DenseVersion] = field(default_factory=dict)
+    clock: int
+    state: RowState
+    removed_at: int | None
+    vector: list[float]
 
 
 class Shard:
@@ -66,7 +66,7 @@ class Shard:
         draw_epoch: a new random number of at most 63 bits.
 
     Raises:
-        CheckpointError: the image has a table that `config` lacks, or has with another width.
+        CheckpointError: the image cannot be read, or has a table that `config` lacks, or of another width.
     """
 
     def __init__(
@@ -77,31 +77,32 @@ class Shard:
         *,
         draw_epoch: Callable[[], int] = lambda: secrets.randbits(63),
     ) -> None:
-        image = image or ShardImage()
         self.config = config
         self.index = index
-        self.epoch = draw_epoch()
-        self.tables = {table.name: Table(table, config.tombstones_kept) for table in config.tables}
-        self.dense = DenseStore(image.dense)
+        self._draw_epoch = draw_epoch
         self._lock = ReadWriteLock()
-        self._clock = image.clock
-        self._steps = dict(image.steps)
+        self.dense = DenseStore()
+        self._open: set[Sweep] = set()
         self._newest = 0
         self._pushes = 0
-        self._traces: deque[Trace] = deque(maxlen=TRACES_KEPT)
-        for name, saved in image.tables.items():
-            self._load(name, saved)
+        self.restore(image or ShardImage())
 
-    def _load(self, name: str, saved: Columns) -> None:
-        table = self.tables.get(name)
-        if table is None:
-            raise CheckpointError(f"table {name!r}: not configured; legal are {', '.join(self.tables)}")
-        if saved.vectors.shape[1] != table.config.dim:
-            raise CheckpointError(
-                f"table {name}: dim {saved.vectors.shape[1]} in the checkpoint; "
-                f"configured is {table.config.dim}"
-            )
-        table.load(saved)
+    def restore(self, image: ShardImage) -> None:
+        """Become `image`, in a new epoch, so that every replica takes a full snapshot.
+
+        Raises:
+            CheckpointError: as when a shard starts from it; nothing was changed.
+        """
+        tables = _loaded(self.config, image)
+        with self._lock.writing():
+            self.epoch = self._draw_epoch()
+            self.tables = tables
+            self.dense.replace(image.marks.dense)
+            self._clock = image.marks.clock
+            self._steps = dict(image.marks.steps)
+            self._traces: deque[Trace] = deque(maxlen=TRACES_KEPT)
+            self._recent = RecentChanges(_RECENT_IDS)
+            self._recent.forget(self._clock)
 
     def _table(self, name: str) -> Table:
         table = self.tables.get(name)
@@ -115,9 +116,8 @@ class Shard:
         Raises:
             InvalidRequest: an unknown table or malformed ids.
         """
-        tables = [self._table(name) for name, _ in wanted]
         with self._lock.reading():
-            return [table.pull(ids) for table, (_, ids) in zip(tables, wanted, strict=True)]
+            return [self._table(name).pull(ids) for name, ids in wanted]
 
     def push(
         self, trainer: str, step: int, pairs: Pairs, event_time: int, completed_at: Sequence[int] = ()
@@ -134,19 +134,19 @@ class Shard:
         Raises:
             InvalidRequest: an unknown table, a wrong dtype or shape, or a gradient that is not finite.
         """
-        prepared = [
-            (self._table(name), self._table(name).prepare(ids, gradients))
-            for name, (ids, gradients) in pairs.items()
-        ]
+        prepared = {
+            name: self._table(name).prepare(ids, gradients) for name, (ids, gradients) in pairs.items()
+        }
         trace = np.array(completed_at, np.int64)
         with self._lock.writing():
             if step <= self._steps.get(trainer, -1):
                 return PushReply(self._clock, applied=False)
             self._clock += 1
-            for table, gradients in prepared:
-                table.apply(gradients, self._clock, event_time)
+            for name, gradients in prepared.items():
+                self.tables[name].apply(gradients, self._clock, event_time)
             self._steps[trainer] = step
-            self._traces.append(Trace(self._clock, step, trace))
+            self._traces.append(Trace(self._clock, trainer, step, trace))
+            self._recent.add(self._clock, {name: gradients.ids for name, gradients in prepared.items()})
             self._newest = max(self._newest, event_time)
             self._pushes += 1
             if self._pushes % MAINTAIN_EVERY == 0:
@@ -158,6 +158,11 @@ class Shard:
         clock = self._clock + 1
         done = [table.maintain(self._newest, clock, MAINTAIN_ROWS) for table in self.tables.values()]
         self._clock += any(piece.changed for piece in done)
+        if any(piece.demoted for piece in done):
+            self._recent.forget(self._clock)
+        if not self._open:
+            for table in self.tables.values():
+                table.pack(MAINTAIN_ROWS)
 
     def evict(self, table: str, ids: NDArray[Any]) -> int:
         """Remove the rows of `ids` uint64 (n,) and leave tombstones; how many rows there were.
@@ -165,27 +170,45 @@ class Shard:
         Raises:
             InvalidRequest: an unknown table or malformed ids.
         """
-        chosen = self._table(table)
         with self._lock.writing():
-            removed = chosen.remove(ids, self._clock + 1)
+            removed = self._table(table).remove(ids, self._clock + 1)
             self._clock += removed > 0
             return removed
 
-    def delta(self, since: tuple[int, int] | None) -> Delta:
-        """What changed since (epoch, clock); everything, if that is None, of another epoch, or too old."""
+    def stream(self, since: tuple[int, int] | None) -> DeltaStream:
+        """What changed since (epoch, clock), to be read while pushes go on.
+
+        It is of everything if `since` is None, of another epoch, or too old.
+        """
         with self._lock.reading():
-            span = self._span(since)
-            changes = {name: _changes(table, span) for name, table in self.tables.items()}
-            steps = dict(self._steps)
-            traces = tuple(trace for trace in self._traces if trace.clock > span.from_clock)
-        chunks = tuple(cut(span, changes, self._rows_per_chunk()))
-        return Delta(span, steps, traces, len(chunks), chunks)
+            start = self._span(since)
+        names = dict.fromkeys(self.tables, ("vectors",))
+        stream = DeltaStream(start, self.config)
+
+        def finish(clock: int) -> None:
+            if self.epoch != start.epoch:
+                raise TrimmedError(f"the shard was restored meanwhile: epoch {start.epoch} is over")
+            traces = tuple(trace for trace in self._traces if trace.clock > start.from_clock)
+            stream.end(clock, self._steps, traces)
+
+        stream.sweep = Sweep(
+            self._swept(), None if start.full else start.from_clock, names, self._rows_per_chunk(), finish
+        )
+        return stream
+
+    def delta(self, since: tuple[int, int] | None) -> Delta:
+        """`stream`, read to its end."""
+        return self.stream(since).collected()
 
     def _span(self, since: tuple[int, int] | None) -> Span:
         trimmed = max(table.tombstones.trimmed for table in self.tables.values())
+        nonce = secrets.randbits(63)
         if since is not None and since[0] == self.epoch and trimmed <= since[1] <= self._clock:
-            return Span(self.index, self.epoch, since[1], self._clock, full=False)
-        return Span(self.index, self.epoch, 0, self._clock, full=True)
+            return Span(self.index, self.epoch, since[1], self._clock, full=False, nonce=nonce)
+        return Span(self.index, self.epoch, 0, self._clock, full=True, nonce=nonce)
+
+    def _swept(self) -> Swept:
+        return Swept(self.tables, self._recent, self._lock.reading, lambda: self._clock, self._open)
 
     def _rows_per_chunk(self) -> dict[str, int]:
         """So many that a chunk stays well inside a message."""
@@ -195,11 +218,27 @@ class Shard:
             for table in self.config.tables
         }
 
+    def saving(self, since: int | None, rows_per_part: int) -> Saving:
+        """All that changed since the clock `since`, or everything for None, for a checkpoint.
+
+        Iterating it raises TrimmedError where the removals since then are forgotten.
+        """
+        saving = Saving()
+
+        def finish(clock: int) -> None:
+            candidates = {name: table.candidates() for name, table in self.tables.items()}
+            saving.marks = Marks(clock, dict(self._steps), self.dense.all(), candidates)
+            saving.kept = {name: len(table) for name, table in self.tables.items()}
+
+        names = {name: table.column_names for name, table in self.tables.items()}
+        sizes = dict.fromkeys(self.tables, rows_per_part)
+        saving.sweep = Sweep(self._swept(), since, names, sizes, finish)
+        return saving
+
     def digest(self, table: str) -> tuple[int, int]:
-        """The clock, and the digest of the table's ids and vectors then."""
-        chosen = self._table(table)
+        """The clock, and the digest of the table's ids and vectors then, as replicas hold them."""
         with self._lock.reading():
-            return self._clock, chosen.digest()
+            return self._clock, self._table(table).digest(self.config.replica_rows)
 
     def state(self) -> ShardState:
         """The epoch, the clock and each trainer's last step."""
@@ -216,11 +255,31 @@ class Shard:
         with self._lock.reading():
             return {name: len(table) for name, table in self.tables.items()}
 
-    def image(self) -> ShardImage:
-        """A copy of everything, as of one clock."""
+    def tombstone_counts(self) -> dict[str, int]:
+        """How many removed ids each table remembers."""
         with self._lock.reading():
-            tables = {name: table.changed(0) for name, table in self.tables.items()}
-            return ShardImage(self._clock, dict(self._steps), tables, self.dense.all())
+            return {name: len(table.tombstones) for name, table in self.tables.items()}
+
+    def byte_counts(self) -> dict[str, int]:
+        """How much memory each table's rows take, as `memory_mb` counts it."""
+        with self._lock.reading():
+            return {name: table.bytes for name, table in self.tables.items()}
+
+    def row_of(self, table: str, wanted: int) -> FoundRow:
+        """All that there is of one id, as of one clock.
+
+        Raises:
+            InvalidRequest: an unknown table.
+        """
+        ids = np.array([wanted], np.uint64)
+        with self._lock.reading():
+            chosen = self._table(table)
+            return FoundRow(
+                self._clock,
+                chosen.why(wanted),
+                chosen.tombstones.last(wanted),
+                chosen.pull(ids)[0].tolist(),
+            )
 
     def check_integrity(self) -> None:
         """Check every table; AssertionError if one is broken."""
@@ -229,7 +288,19 @@ class Shard:
                 table.check_integrity()
 
 
-def _changes(table: Table, span: Span) -> Changes:
-    changed = table.changed(span.from_clock)
-    removed: U64 = changed.ids[:0] if span.full else table.tombstones.since(span.from_clock)
-    return Changes(changed.ids, changed.vectors, removed)
+def _loaded(config: ParameterServerConfig, image: ShardImage) -> dict[str, Table]:
+    """New tables with the rows of `image`."""
+    tables = {table.name: Table(table, config.tombstones_kept) for table in config.tables}
+    for part in image.parts:
+        table = tables.get(part.table)
+        if table is None:
+            raise CheckpointError(f"table {part.table!r}: not configured; legal are {', '.join(tables)}")
+        table.restore(part.removed, part.columns)
+    held = {name: len(table) for name, table in tables.items()}
+    if image.kept is not None and held != dict(image.kept):
+        raise CheckpointError(f"rows by table: {held}; the checkpoint should have {dict(image.kept)}")
+    for name, table in tables.items():
+        if name in image.marks.candidates:
+            table.load_candidates(*image.marks.candidates[name])
+        table.tombstones.trimmed = image.marks.clock
+    return tables

@@ -42,7 +42,9 @@ class Slab:
     @property
     def state_rows(self) -> F32:
         """`state` as (rows, state_width)."""
-        return self._state.array.reshape(len(self.vectors), self.state_width)
+        if not self.state_width:
+            return np.empty((len(self.vectors), 0), np.float32)
+        return self._state.array.reshape(-1, self.state_width)
 
     def resize(self, rows: int) -> None:
         """Keep the first `rows` rows, or add zeroed ones."""

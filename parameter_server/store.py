@@ -232,20 +232,19 @@ class RowStore:
         return removed
 
     def newer(self, clock: int) -> I64:
-        """The rows with a version above `clock`, ascending."""
-        return self.records.newer(clock, self._pool.used, len(self))
+        """The rows with a version above `clock`, ascending; needs no lock while no row moves."""
+        return self.records.newer(clock, self._pool.used)
 
     def live(self) -> I64:
         """All rows in use, ascending."""
         return self.newer(0)
 
-    def pack(self, limit: int) -> None:
-        """A bounded piece of what growth and removals have left to do.
-
-        Move a chunk of the index that is on its way; where rows are mostly free, move at most `limit` from
-        the end forward, and give memory back.
-        """
+    def advance_index(self) -> None:
+        """Move a chunk of an index that is on its way to another size."""
         self._index.advance(self.records.words)
+
+    def pack(self, limit: int) -> None:
+        """Where rows are mostly free, move at most `limit` from the end forward, and give memory back."""
         self.placement.pack(limit)
         if self._pool.used < max(_PACK_FROM, 2 * len(self)):
             return

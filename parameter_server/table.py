@@ -6,24 +6,27 @@ that a push over several tables happens wholly or not at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from parameter_server import contents
+from parameter_server import contents, packing
 from parameter_server.admission import Admission
 from parameter_server.checks import checked_ids, checked_rows, distinct
 from parameter_server.columns import Columns
-from parameter_server.errors import InvalidRequest
+from parameter_server.digests import digest
+from parameter_server.errors import CheckpointError, InvalidRequest
 from parameter_server.kernels import batches
 from parameter_server.kernels import rows as kernels
 from parameter_server.maintenance import Budget, Expiry
 from parameter_server.store import RowStore
+from parameter_server.sweep import Arrays
 from parameter_server.tombstones import TombstoneLog
-from schema.config import TableConfig
-from schema.records import F32, I64, U64
+from schema.config import ReplicaRows, TableConfig
+from schema.records import F32, I64, U8, U64
 
 _MILLIS: Final = 1000
 _SLOT_SHIFT: Final = np.uint64(48)
@@ -203,7 +206,7 @@ class Table:
         return removed
 
     def maintain(self, now_event_time: int, clock: int, limit: int) -> Maintained:
-        """A bounded piece of housekeeping: ageing, expiry, the memory budget, packing.
+        """A bounded piece of housekeeping: ageing, expiry, the memory budget, the index.
 
         Args:
             now_event_time: the newest event time so far, in milliseconds.
@@ -218,7 +221,7 @@ class Table:
         evicted = self._remove(self._budget.evictions(self._rows, limit), clock)
         self.counters.expired += len(expired)
         self.counters.evicted += len(evicted)
-        self._rows.pack(limit)
+        self._rows.advance_index()
         return Maintained(np.concatenate([expired, evicted]), demoted)
 
     def _demote(self, rows: I64, clock: int) -> int:
@@ -231,19 +234,73 @@ class Table:
             self.counters.demoted += len(rows)
         return len(rows)
 
-    def changed(self, clock: int) -> Columns:
-        """A copy of the rows with a version above `clock`; of all rows for clock 0."""
-        return contents.taken(self._rows, self._rows.newer(clock))
+    def pack(self, limit: int) -> None:
+        """Move at most `limit` rows and give memory back, if mostly free. Not while a sweep is open."""
+        self._rows.pack(limit)
 
-    def load(self, saved: Columns) -> None:
-        """Fill this empty table with the rows that `changed(0)` returned."""
-        contents.fill(self._rows, saved)
+    def newer(self, clock: int) -> I64:
+        """The rows with a version above `clock`, all rows for clock 0; needs no lock while no row moves."""
+        return self._rows.newer(clock)
 
-    def candidates(self) -> tuple[U64, NDArray[np.uint8]]:
+    def found(self, ids: U64) -> I64:
+        """The distinct rows of those of `ids` (n,) that have one."""
+        rows = self._rows.find(ids)
+        return np.unique(rows[rows >= 0])
+
+    def removed_since(self, clock: int) -> U64 | None:
+        """The ids removed after `clock`; None where that is no longer known."""
+        return None if clock < self.tombstones.trimmed else self.tombstones.since(clock)
+
+    def copied(self, rows: I64, names: Sequence[str]) -> Arrays:
+        """Copies of ids, the columns `names` and versions of `rows`; needs no lock while no row moves.
+
+        Versions are read last: a row that a push changes meanwhile shows it by its version.
+        """
+        order = dict.fromkeys(["ids", *names])
+        order.pop("versions", None)
+        return {name: contents.column(self._rows, name, rows) for name in [*order, "versions"]}
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The names of all columns: what a checkpoint has to keep."""
+        return tuple(Columns.__slots__)
+
+    def restore(self, removed: U64, saved: Arrays) -> None:
+        """Drop the rows of `removed`, without tombstones, then take over those that `copied` copied.
+
+        Raises:
+            CheckpointError: they do not fit the table's configuration; names what.
+        """
+        self._check_saved(saved)
+        ids = checked_ids(self.config.name, saved["ids"])
+        self._rows.remove(checked_ids(self.config.name, removed))
+        self._rows.remove(ids)
+        contents.fill(self._rows, Columns(**{**saved, "ids": ids}))
+
+    def _check_saved(self, saved: Arrays) -> None:
+        where = f"table {self.config.name}"
+        if set(saved) != set(self.column_names):
+            raise CheckpointError(f"{where}: columns {list(saved)}; legal are {list(self.column_names)}")
+        dim, state = saved["vectors"].shape[1], saved["state"].shape[1]
+        if dim != self.config.dim:
+            raise CheckpointError(f"{where}: dim {dim} in the checkpoint; configured is {self.config.dim}")
+        if state != contents.state_width(self._rows):
+            raise CheckpointError(
+                f"{where}: {state} values of optimizer state a row in the checkpoint; "
+                f"the configured optimizers have {contents.state_width(self._rows)}"
+            )
+        strange = np.setdiff1d(saved["widths"], self.config.classes)
+        if len(strange):
+            raise CheckpointError(
+                f"{where}: rows of width {strange.tolist()} in the checkpoint; "
+                f"configured are {list(self.config.classes)}"
+            )
+
+    def candidates(self) -> tuple[U64, U8]:
         """The ids that have no row yet, and how many pushes each has had: what else a checkpoint keeps."""
         return self._admission.saved()
 
-    def load_candidates(self, ids: U64, counts: NDArray[np.uint8]) -> None:
+    def load_candidates(self, ids: U64, counts: U8) -> None:
         """Take up what `candidates` returned."""
         self._admission.load(ids, counts)
 
@@ -267,9 +324,13 @@ class Table:
             None if ttl is None else last + ttl * _MILLIS,
         )
 
-    def digest(self) -> int:
-        """The order-independent digest of all ids, widths and vector bits, in [0, 2**64)."""
-        return contents.digest(self._rows, self._rows.live())
+    def digest(self, form: ReplicaRows) -> int:
+        """The order-independent digest of all ids and vector bits as replicas hold them, in [0, 2**64)."""
+
+        def seen(vectors: F32) -> F32:
+            return packing.unpack(packing.pack(vectors, form), self.config.dim, form)
+
+        return digest(self._rows, self._rows.live(), seen)
 
     def check_integrity(self) -> None:
         """Check that index, records and free rows agree; AssertionError if not."""

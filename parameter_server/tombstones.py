@@ -39,3 +39,7 @@ class TombstoneLog:
         """The ids removed after `clock`, which must not be below `trimmed`; repeats are possible."""
         newer = [ids for at, ids in self._removals if at > clock]
         return np.concatenate(newer) if newer else np.empty(0, np.uint64)
+
+    def last(self, wanted: int) -> int | None:
+        """The clock at which `wanted` was last removed, as far as that is remembered."""
+        return next((at for at, ids in reversed(self._removals) if wanted in ids), None)

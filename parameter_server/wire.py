@@ -96,6 +96,7 @@ def _item(batch: pa.RecordBatch, column: str, row: int) -> Any:
 
 class _Trace(msgspec.Struct, frozen=True, array_like=True):
     clock: int
+    trainer: str
     step: int
     completed_at: bytes
 
@@ -104,28 +105,37 @@ class _Header(msgspec.Struct, frozen=True):
     shard: int
     epoch: int
     from_clock: int
-    to_clock: int
     full: bool
+    nonce: int
+
+
+class _Trailer(msgspec.Struct, frozen=True):
+    to_clock: int
     steps: dict[str, int]
     traces: list[_Trace]
     count: int
+    seal: int
 
 
-def delta_schema(delta: Delta) -> pa.Schema:
-    """CHUNKS, with all of a delta but its chunks in the metadata."""
-    traces = [_Trace(t.clock, t.step, t.completed_at.astype("<i8").tobytes()) for t in delta.traces]
-    span = delta.span
-    header = _Header(
-        span.shard,
-        span.epoch,
-        span.from_clock,
-        span.to_clock,
-        span.full,
-        dict(delta.steps),
-        traces,
-        delta.count,
-    )
+def delta_schema(start: Span) -> pa.Schema:
+    """CHUNKS, with where the delta starts in the metadata."""
+    header = _Header(start.shard, start.epoch, start.from_clock, start.full, start.nonce)
     return CHUNKS.with_metadata({_HEADER: msgspec.msgpack.encode(header)})
+
+
+def encode_trailer(delta: Delta) -> bytes:
+    """All that is known of a delta only after its last chunk; travels as metadata of an empty batch."""
+    traces = [
+        _Trace(t.clock, t.trainer, t.step, t.completed_at.astype("<i8").tobytes()) for t in delta.traces
+    ]
+    return msgspec.msgpack.encode(
+        _Trailer(delta.to_clock, dict(delta.steps), traces, delta.count, delta.seal)
+    )
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """What carries the trailer."""
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
 def encode_chunk(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
@@ -141,23 +151,35 @@ def encode_chunk(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def decode_delta(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Delta:
-    """The delta that a stream carries. It is not verified yet.
+def decode_delta(schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, Any]]) -> Delta:
+    """The delta that a stream of (batch, metadata or None) carries. It is not verified yet.
 
     Raises:
-        DeltaError: the stream is not of chunks.
+        DeltaError: the stream is not of chunks, or ends without its trailer.
     """
     metadata = schema.metadata or {}
     if not schema.equals(CHUNKS) or _HEADER not in metadata:
         raise DeltaError(f"delta: columns {_describe(schema)}; legal is {_describe(CHUNKS)} with a header")
+    trailer: _Trailer | None = None
+    chunks = []
     try:
         header = msgspec.msgpack.decode(metadata[_HEADER], type=_Header)
-        traces = tuple(Trace(t.clock, t.step, np.frombuffer(t.completed_at, "<i8")) for t in header.traces)
-        chunks = tuple(_chunk(batch) for batch in batches)
+        for batch, ending in batches:
+            if ending is not None:
+                trailer = msgspec.msgpack.decode(memoryview(ending), type=_Trailer)
+            elif batch.num_rows == 1:
+                chunks.append(_chunk(batch))
+        if trailer is None:
+            raise DeltaError(f"delta of shard {header.shard}: it was cut off after {len(chunks)} chunks")
+        traces = tuple(
+            Trace(t.clock, t.trainer, t.step, np.frombuffer(t.completed_at, "<i8")) for t in trailer.traces
+        )
     except (msgspec.DecodeError, ValueError, IndexError) as error:
-        raise DeltaError(f"delta: {error}") from error
-    span = Span(header.shard, header.epoch, header.from_clock, header.to_clock, header.full)
-    return Delta(span, header.steps, traces, header.count, chunks)
+        raise error if isinstance(error, DeltaError) else DeltaError(f"delta: {error}") from error
+    span = Span(
+        header.shard, header.epoch, header.from_clock, trailer.to_clock, full=header.full, nonce=header.nonce
+    )
+    return Delta(span, trailer.steps, traces, trailer.count, tuple(chunks), trailer.seal)
 
 
 def _chunk(batch: pa.RecordBatch) -> Chunk:

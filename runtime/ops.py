@@ -1,6 +1,6 @@
-"""The operations endpoint of a process: health, readiness, metrics, and JSON reports.
+"""The operations endpoint of a process: health, readiness, metrics, JSON reports, and commands.
 
-Knows nothing of what it reports on: readiness and reports are functions that the role hands in.
+Knows nothing of what it reports on: readiness, reports and commands are functions that the role hands in.
 """
 
 from __future__ import annotations
@@ -23,16 +23,25 @@ _log = logging.getLogger(__name__)
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 _NO_REPORTS: Final[Mapping[str, Callable[[], Any]]] = MappingProxyType({})
+_MAX_BODY: Final = 1 << 16
+
+Command = Callable[[dict[str, Any]], Any]
+"""Takes the parameters of a command and returns what to answer; a ValueError says what is wrong with them."""
+
+_NO_COMMANDS: Final[Mapping[str, Command]] = MappingProxyType({})
 
 
 class OpsServer:
     """Serves /healthz, /readyz, /metrics and /report/<name> over HTTP, each request in a thread of its own.
+
+    `POST /command/<name>` with a JSON object runs a command: 200 and its answer, or 422 and what is wrong.
 
     Args:
         host: the address to listen on.
         port: the port; 0 picks a free one, which `port` then names.
         ready: whether the process can do its work; False or an exception answers 503.
         reports: JSON-able values by name. NumPy numbers and arrays are fine; NaN and infinity become null.
+        commands: what POST may run, by name.
 
     Raises:
         OSError: the address is taken or not this machine's.
@@ -44,9 +53,11 @@ class OpsServer:
         port: int,
         ready: Callable[[], bool],
         reports: Mapping[str, Callable[[], Any]] | None = None,
+        commands: Mapping[str, Command] | None = None,
     ) -> None:
         self._ready = ready
         self._reports = _NO_REPORTS if reports is None else reports
+        self._commands = _NO_COMMANDS if commands is None else commands
         self._metrics = make_wsgi_app()
         self._server = make_server(host, port, self._answer, server_class=_Server, handler_class=_Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
@@ -72,7 +83,8 @@ class OpsServer:
         if path == "/metrics":
             page: Iterable[bytes] = self._metrics(environ, start_response)
             return page
-        status, kind, body = self._page(path)
+        posted = environ.get("REQUEST_METHOD") == "POST"
+        status, kind, body = self._command(path, environ) if posted else self._page(path)
         start_response(f"{status.value} {status.phrase}", [("Content-Type", kind)])
         return [body]
 
@@ -85,6 +97,20 @@ class OpsServer:
             return self._report(path.removeprefix("/report/"))
         legal = b"legal paths are /healthz, /readyz, /metrics and /report/<name>\n"
         return HTTPStatus.NOT_FOUND, _TEXT, legal
+
+    def _command(self, path: str, environ: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
+        name = path.removeprefix("/command/")
+        command = self._commands.get(name) if path.startswith("/command/") else None
+        if command is None:
+            legal = ", ".join(sorted(self._commands)) or "none here"
+            return HTTPStatus.NOT_FOUND, _TEXT, f"command: {name!r}; legal are {legal}\n".encode()
+        try:
+            return HTTPStatus.OK, _JSON, to_json(command(_parameters(environ)))
+        except ValueError as error:
+            return HTTPStatus.UNPROCESSABLE_ENTITY, _TEXT, f"{error}\n".encode()
+        except Exception:  # noqa: BLE001 - a role's command must not take the endpoint down
+            _log.exception("command %s failed", name)
+            return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the command failed; the log says why\n"
 
     def _readiness(self) -> tuple[HTTPStatus, str, bytes]:
         try:
@@ -106,6 +132,17 @@ class OpsServer:
         except Exception:  # noqa: BLE001 - a role's report must not take the endpoint down
             _log.exception("report %s failed", name)
             return HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the report failed; the log says why\n"
+
+
+def _parameters(environ: Mapping[str, Any]) -> dict[str, Any]:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    if not length.isdigit() or int(length) > _MAX_BODY:
+        raise ValueError(f"content-length: {length}; legal is 0 to {_MAX_BODY}")
+    body = environ["wsgi.input"].read(int(length))
+    try:
+        return msgspec.json.decode(body or b"{}", type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"body: {error}; legal is a JSON object") from error
 
 
 def to_json(value: Any) -> bytes:

@@ -26,7 +26,13 @@ def process_specs(config: Config, config_file: Path) -> list[ProcessSpec]:
     file = str(config_file)
     own = [] if config.kafka.bootstrap else [_kafka(config)]
     topics = ProcessSpec("topics", _module("runtime.topics", file), _TOPICS, once=True)
-    return [*own, topics, *_shards(config, file), *_joiners(config, file), *_models(config, file)]
+    rest = [
+        *_joiners(config, file),
+        *_dump(config, file),
+        *_models(config, file),
+        _console(config, file),
+    ]
+    return [*own, topics, *_shards(config, file), *rest]
 
 
 def select(specs: Sequence[ProcessSpec], only: Iterable[str]) -> list[ProcessSpec]:
@@ -90,6 +96,17 @@ def _joiners(config: Config, file: str) -> list[ProcessSpec]:
     ]
 
 
+def _dump(config: Config, file: str) -> list[ProcessSpec]:
+    dump = config.streaming.dump
+    if dump is None:
+        return []
+    return [
+        ProcessSpec(
+            "dump", _module("streaming.dump", file), _REST, http_ready(config.ops_host, dump.ops_port)
+        )
+    ]
+
+
 def _models(config: Config, file: str) -> list[ProcessSpec]:
     trainer = ProcessSpec(
         "trainer", _module("trainer", file), _REST, http_ready(config.ops_host, config.trainer.ops_port)
@@ -104,3 +121,8 @@ def _models(config: Config, file: str) -> list[ProcessSpec]:
         for i, replica in enumerate(config.serving.replicas)
     ]
     return [trainer, *replicas]
+
+
+def _console(config: Config, file: str) -> ProcessSpec:
+    place = config.console
+    return ProcessSpec("console", _module("console", file), _REST, http_ready(place.host, place.port))

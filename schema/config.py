@@ -62,13 +62,14 @@ class SlotConfig(Section, frozen=True, kw_only=True):
     """One categorical feature. See `schema.features` for what `source` may name.
 
     `ids_of` names another slot whose ids (and so whose embedding rows) these values share, as a history of
-    items shares the item's. Several values of a row are pooled.
+    items shares the item's. Several values of a row are pooled; "attention" weighs a history by its likeness
+    to the item that is scored, which `ids_of` has to name.
     """
 
     name: Name
     slot: Annotated[int, Meta(ge=1, le=65535)]
     source: Annotated[str, Meta(pattern=r"^(user|item|context|history)\.[A-Za-z0-9_]+$")]
-    pool: Literal["mean", "sum"] = "mean"
+    pool: Literal["mean", "sum", "attention"] = "mean"
     ids_of: str | None = None
     table: Name = "embedding"
 
@@ -99,15 +100,48 @@ class FeaturesConfig(Section, frozen=True, kw_only=True):
 
 
 class TaskConfig(Section, frozen=True, kw_only=True):
-    """One label: positive if any of `actions` was seen in the window. `weight` is its part in the score."""
+    """One label: positive if any of `actions` was seen in the window. `weight` is its part in the score.
+
+    `prior`: the rate of positives that an untrained model predicts.
+    """
 
     name: Name
     actions: Annotated[tuple[Name, ...], Meta(min_length=1)]
     weight: float = 1.0
+    prior: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+
+
+class SamplingConfig(Section, frozen=True, kw_only=True):
+    """Which rows without any positive label are kept, after the join: all, or each with probability pi.
+
+    "uniform": pi = rate. "score": pi = clip(rate * served score / its running mean, floor, 1), where the
+    score is that of `score_task` (the first task if unset). Rows with a positive label are always kept.
+    """
+
+    mode: Literal["none", "uniform", "score"] = "none"
+    rate: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    floor: Annotated[float, Meta(gt=0, le=1)] = 0.01
+    score_task: Name | None = None
+
+
+class DumpConfig(Section, frozen=True, kw_only=True):
+    """The Parquet dump of the samples: a folder (under `run_dir` unless absolute), and how a file closes."""
+
+    path: str = "samples"
+    group: Name = "headwater-dump"
+    file_rows: Positive = 200_000
+    file_seconds: PositiveSeconds = 60.0
+    ops_port: Port = 18190
 
 
 class StreamingConfig(Section, frozen=True, kw_only=True):
-    """The joiner. A request's attribution window is `window_seconds` of event time from its own."""
+    """The joiner. A request's attribution window is `window_seconds` of event time from its own.
+
+    `emission`: a positive leaves when its action comes ("on_action") or with the rest at the close. An action
+    is good until `late_horizon_seconds` after its request's time; later than the window it becomes a late
+    positive (0: none are made). More than `open_limit` open requests in a partition leave their features on
+    disk. `late_wait_seconds` is how long late actions may wait for a late store that is being rebuilt.
+    """
 
     app_id: Name = "headwater-joiner"
     workers: Positive = 1
@@ -116,6 +150,12 @@ class StreamingConfig(Section, frozen=True, kw_only=True):
     idle_seconds: PositiveSeconds = 2.0
     commit_seconds: PositiveSeconds = 1.0
     ops_port: Port = 18100
+    emission: Literal["on_close", "on_action"] = "on_close"
+    late_horizon_seconds: Seconds = 3600.0
+    late_wait_seconds: PositiveSeconds = 300.0
+    open_limit: Positive = 100_000
+    sampling: SamplingConfig = SamplingConfig()
+    dump: DumpConfig | None = None
 
 
 class OptimizerConfig(Section, frozen=True, kw_only=True):
@@ -199,25 +239,96 @@ class ShardConfig(Section, frozen=True, kw_only=True):
     ops_port: Port
 
 
+class SecurityConfig(Section, frozen=True, kw_only=True):
+    """Files (PEM) of mutual TLS between shards and clients, all three or none, and of a token they share."""
+
+    token_file: str | None = None
+    certificate_file: str | None = None
+    key_file: str | None = None
+    ca_file: str | None = None
+
+
+ReplicaRows = Literal["fp32", "fp16", "int8"]
+"""How rows travel to replicas and lie in them: as they are, halved, or in bytes with a scale a row."""
+
+
 class ParameterServerConfig(Section, frozen=True, kw_only=True):
-    """The shards, in order: a key's virtual bucket decides which one holds it."""
+    """The shards, in order: a key's virtual bucket decides which one holds it.
+
+    A shard checkpoints every `checkpoint_seconds` and keeps the last `checkpoints_kept`. Beyond
+    `most_requests` at a time it answers that it is busy, and clients try again.
+    """
 
     shards: Annotated[tuple[ShardConfig, ...], Meta(min_length=1, max_length=1024)]
     tables: Annotated[tuple[TableConfig, ...], Meta(min_length=1)] = (TableConfig(name="embedding"),)
     tombstones_kept: Positive = 1_000_000
     chunk_rows: Positive = 65536
+    replica_rows: ReplicaRows = "fp32"
     checkpoint_seconds: PositiveSeconds = 10.0
+    checkpoints_kept: Positive = 2
     max_message_mb: Positive = 64
+    most_requests: Positive = 64
     request_seconds: PositiveSeconds = 10.0
     retry_seconds: PositiveSeconds = 120.0
+    security: SecurityConfig = SecurityConfig()
+
+
+class PositionConfig(Section, frozen=True, kw_only=True):
+    """The shallow tower of position and surface: what an impression gains by where it was shown.
+
+    Positions from `positions` on, and surfaces from `surfaces` on, each share one last row. In training a
+    row's position is taken away with probability `dropout`; serving knows none.
+    """
+
+    positions: Positive = 32
+    surfaces: Positive = 16
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
 
 
 class ModelConfig(Section, frozen=True, kw_only=True):
-    """The MMoE ranker: sizes of its expert, gate-to-head and head layers."""
+    """The MMoE ranker: sizes of its expert, gate-to-head and head layers.
+
+    `engaged` names the task that the others are conditional on: they train on engaged rows only and serve the
+    product. Unset, all heads are independent. `gate_dropout`: how likely a gate loses an expert in training.
+    """
 
     experts: Positive = 4
     expert_hidden: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (64, 32)
     head_hidden: tuple[Positive, ...] = (16,)
+    gate_dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    position: PositionConfig | None = None
+    engaged: Name | None = None
+
+
+class RetrievalConfig(Section, frozen=True, kw_only=True):
+    """Deep Retrieval: candidates learned in the stream. Without it they are the popular and recent items.
+
+    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
+    user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
+    of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
+    `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
+    penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
+    `sweeps` passes follows every `placement_rows` pairs.
+    """
+
+    history: Name
+    table: Name = "embedding"
+    nodes: Annotated[int, Meta(ge=2, le=65536)] = 100
+    depth: Annotated[int, Meta(ge=1, le=6)] = 2
+    paths: Annotated[int, Meta(ge=1, le=16)] = 3
+    beam: Annotated[int, Meta(ge=1, le=10_000)] = 25
+    rerank: Positive = 1000
+    hidden: Positive = 64
+    pool: Literal["mean", "sqrtn", "attention"] = "mean"
+    user_id: bool = False
+    penalty: Annotated[float, Meta(ge=0)] = 1e-4
+    scored_paths: Annotated[int, Meta(ge=1, le=1000)] = 60
+    score_beam: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    score_decay: Annotated[float, Meta(gt=0, le=1)] = 0.999
+    sweeps: Positive = 3
+    placement_rows: Positive = 100_000
+    learning_rate: PositiveFloat = 0.002
+    seed: Count = 0
 
 
 class PeriodConfig(Section, frozen=True, kw_only=True):
@@ -225,6 +336,20 @@ class PeriodConfig(Section, frozen=True, kw_only=True):
 
     start: Annotated[datetime, Meta(tz=True)]
     end: Annotated[datetime, Meta(tz=True)]
+
+
+class GuardConfig(Section, frozen=True, kw_only=True):
+    """When the trainer stops publishing: a window of `window_rows` rows out of bounds for some task.
+
+    A task with fewer than `least_positives` in the window is not judged. `drift_delta` is ADWIN's confidence.
+    """
+
+    window_rows: Positive = 20_000
+    least_positives: Positive = 200
+    calibration_min: PositiveFloat = 0.5
+    calibration_max: PositiveFloat = 2.0
+    entropy_max: PositiveFloat = 1.2
+    drift_delta: Annotated[float, Meta(gt=0, lt=1)] = 0.002
 
 
 class TrainerConfig(Section, frozen=True, kw_only=True):
@@ -243,6 +368,7 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     evaluation_window_seconds: PositiveSeconds = 86400.0
     report_period: PeriodConfig | None = None
     baseline: bool = False
+    guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
     torch_threads: Positive = 1
     seed: Count = 0
@@ -257,14 +383,24 @@ class SyncConfig(Section, frozen=True, kw_only=True):
 
 
 class ReplicaConfig(Section, frozen=True, kw_only=True):
-    """Where one serving replica listens."""
+    """Where one serving replica listens.
+
+    With `freeze_after_seconds` it stops taking rounds that long after its first trained model: the control
+    arm of a comparison, which `simulation` gives half of its users.
+    """
 
     host: str = "127.0.0.1"
     port: Port
+    freeze_after_seconds: PositiveSeconds | None = None
 
 
 class ServingConfig(Section, frozen=True, kw_only=True):
-    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`."""
+    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`.
+
+    Of all positions, `explore_share` show an item at random. With an `api_key`, /v1 requests need it in the
+    header X-API-Key; at most `max_requests` are worked on at once, and further ones are told to come again.
+    Per topic, `spool_mb` may wait on disk while Kafka is away.
+    """
 
     replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
     candidates: Positive = 100
@@ -272,10 +408,18 @@ class ServingConfig(Section, frozen=True, kw_only=True):
     feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     popularity_half_life_seconds: PositiveSeconds = 3600.0
     torch_threads: Positive = 1
+    explore_share: Annotated[float, Meta(ge=0, le=1)] = 0.015
+    max_requests: Positive = 64
+    spool_mb: Positive = 256
+    api_key: Annotated[str, Meta(min_length=8, max_length=200)] | None = None
 
 
 class SimulationConfig(Section, frozen=True, kw_only=True):
-    """Closed-loop simulated users: how many, of which tastes, and how fast they scroll."""
+    """Closed-loop simulated users: how many, of which tastes, how fast they scroll, and how they change.
+
+    A taste moves towards a new aim within about `drift_seconds`, and jumps every `jump_seconds` on average;
+    an item lives for `item_life_seconds` on average. Commands and reports are on `ops_port`.
+    """
 
     users: Positive = 500
     items: Positive = 2000
@@ -283,7 +427,22 @@ class SimulationConfig(Section, frozen=True, kw_only=True):
     surfaces: Positive = 2
     requests_per_second: PositiveFloat = 40.0
     action_delay_seconds: PositiveFloat = 1.0
+    drift_seconds: Annotated[float, Meta(ge=1)] = 600.0
+    jump_seconds: Annotated[float, Meta(ge=1)] = 1200.0
+    item_life_seconds: Annotated[float, Meta(ge=1)] = 1800.0
     seed: Count = 0
+    ops_port: Port = 18300
+
+
+class ConsoleConfig(Section, frozen=True, kw_only=True):
+    """Where the console's pages are, and on which `hosts` it finds roles that do not say so elsewhere.
+
+    Of "trainer", "joiner" and "simulation" that is `ops_host`, of "replica" the replicas' own, unless named.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 18400
+    hosts: dict[Literal["trainer", "joiner", "simulation", "replica"], str] = {}
 
 
 class LaunchConfig(Section, frozen=True, kw_only=True):
@@ -306,8 +465,10 @@ class Config(Section, frozen=True, kw_only=True):
     streaming: StreamingConfig = StreamingConfig()
     parameter_server: ParameterServerConfig
     model: ModelConfig = ModelConfig()
+    retrieval: RetrievalConfig | None = None
     trainer: TrainerConfig = TrainerConfig()
     sync: SyncConfig = SyncConfig()
     serving: ServingConfig
     simulation: SimulationConfig = SimulationConfig()
+    console: ConsoleConfig = ConsoleConfig()
     launch: LaunchConfig = LaunchConfig()

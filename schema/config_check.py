@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from schema.config import Config, TableConfig
 from schema.errors import ConfigError
 
+PATHS_LIMIT = 1 << 26
+"""Retrieval's inverted index has an offset for every path that could be."""
 CONTEXT_SOURCES = ("context.surface", "context.hour", "context.weekday")
 
 
@@ -16,15 +18,24 @@ def check(config: Config) -> None:
     _check_topics(config)
     _check_features(config)
     _check_addresses(config)
+    _check_retrieval(config)
     _unique("tasks", (t.name for t in config.tasks))
+    if config.model.engaged is not None:
+        _one_of("model.engaged", config.model.engaged, [t.name for t in config.tasks])
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
     for table in config.parameter_server.tables:
         _check_widths(table)
+    _check_streaming(config)
     period = config.trainer.report_period
     if period is not None and period.end <= period.start:
         raise ConfigError(
             f"trainer.report_period.end: {period.end.isoformat()}; "
             f"legal is a time after the start, {period.start.isoformat()}"
+        )
+    if all(replica.freeze_after_seconds is not None for replica in config.serving.replicas):
+        raise ConfigError(
+            "serving.replicas.0.freeze_after_seconds: all replicas have one; legal is at least one without, "
+            "which goes on learning"
         )
     if config.serving.candidates < config.serving.feed_size:
         raise ConfigError(
@@ -60,6 +71,19 @@ def _check_topics(config: Config) -> None:
             )
 
 
+def _check_streaming(config: Config) -> None:
+    streaming = config.streaming
+    if 0 < streaming.late_horizon_seconds < streaming.window_seconds:
+        raise ConfigError(
+            f"streaming.late_horizon_seconds: {streaming.late_horizon_seconds:g}; legal is 0, or at least "
+            f"streaming.window_seconds, {streaming.window_seconds:g}"
+        )
+    if streaming.sampling.score_task is not None:
+        _one_of(
+            "streaming.sampling.score_task", streaming.sampling.score_task, [t.name for t in config.tasks]
+        )
+
+
 def _check_features(config: Config) -> None:
     slots = config.features.slots
     _unique("features.slots", (s.name for s in slots))
@@ -75,6 +99,11 @@ def _check_features(config: Config) -> None:
             _one_of(f"{where}.ids_of", slot.ids_of, names)
         if slot.source.startswith("history."):
             _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+        if slot.pool == "attention":
+            _one_of(f"{where}.source", slot.source, [f"history.{h}" for h in histories])
+            _one_of(
+                f"{where}.ids_of", slot.ids_of or "", [s.name for s in slots if s.source.startswith("item.")]
+            )
         if slot.source.startswith("context."):
             _one_of(f"{where}.source", slot.source, CONTEXT_SOURCES)
     dims = {t.name: t.dim for t in config.parameter_server.tables}
@@ -84,13 +113,30 @@ def _check_features(config: Config) -> None:
         )
 
 
+def _check_retrieval(config: Config) -> None:
+    retrieval = config.retrieval
+    if retrieval is None:
+        return
+    _one_of("retrieval.history", retrieval.history, [h.name for h in config.features.histories])
+    _one_of("retrieval.table", retrieval.table, [t.name for t in config.parameter_server.tables])
+    total = retrieval.nodes**retrieval.depth
+    if not retrieval.paths <= total <= PATHS_LIMIT:
+        raise ConfigError(
+            f"retrieval.nodes: {retrieval.nodes} in {retrieval.depth} layers are {total} paths; "
+            f"legal is retrieval.paths, {retrieval.paths}, to {PATHS_LIMIT}"
+        )
+
+
 def _check_addresses(config: Config) -> None:
     server, serving = config.parameter_server, config.serving
     addresses = [(s.host, s.port) for s in server.shards] + [(s.host, s.ops_port) for s in server.shards]
     addresses += [(r.host, r.port) for r in serving.replicas]
     workers = range(config.streaming.workers)
     addresses += [(config.ops_host, config.streaming.ops_port + i) for i in workers]
-    addresses += [(config.ops_host, config.trainer.ops_port)]
+    addresses += [(config.ops_host, config.trainer.ops_port), (config.ops_host, config.simulation.ops_port)]
+    addresses.append((config.console.host, config.console.port))
+    if config.streaming.dump is not None:
+        addresses.append((config.ops_host, config.streaming.dump.ops_port))
     if config.kafka.bootstrap is None:
         addresses.append(("127.0.0.1", config.kafka.local_port))
     _unique("addresses (host and port)", addresses)

@@ -53,12 +53,13 @@ class IdColumn(Record, frozen=True, array_like=True):
 
     def fits(self, rows: int) -> bool:
         """Whether the column holds exactly `rows` rows."""
-        if len(self.ids) % 8 or len(self.lengths) % 2:
+        if not self.lengths:
+            return len(self.ids) == rows * 8
+        if len(self.lengths) != rows * 2:
             return False
-        if self.lengths:
-            sizes = np.frombuffer(self.lengths, "<u2")
-            return len(sizes) == rows and int(sizes.sum()) * 8 == len(self.ids)
-        return len(self.ids) == rows * 8
+        if rows == 1:  # every context column: without the cost of an array
+            return int.from_bytes(self.lengths, "little") * 8 == len(self.ids)
+        return int(np.frombuffer(self.lengths, "<u2").sum()) * 8 == len(self.ids)
 
 
 class Features(Record, frozen=True, array_like=True):
@@ -93,7 +94,9 @@ class ModelVersion(Record, frozen=True, array_like=True):
 class FeatureLog(Record, frozen=True, array_like=True, tag=1):
     """One served feed request and what its n impressions looked like to the model when it was served.
 
-    items <i8 (n,), positions <u2 (n,), scores <f4 (n, tasks) or empty where nothing ranked them.
+    items <i8 (n,), positions <u2 (n,), scores <f4 (n, tasks) or empty where nothing ranked them,
+    propensities <f4 (n,): how likely each item had to be shown at its position, given those before it, or
+    empty where the server does not explore.
     """
 
     request_id: str
@@ -105,6 +108,7 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
     positions: bytes
     features: Features
     scores: bytes = b""
+    propensities: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -122,6 +126,8 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
             return f"positions: {len(self.positions)} bytes for {n} impressions; legal is {2 * n}"
         if len(self.scores) % (4 * n):
             return f"scores: {len(self.scores)} bytes for {n} impressions; legal is a multiple of {4 * n}"
+        if len(self.propensities) not in (0, 4 * n):
+            return f"propensities: {len(self.propensities)} bytes for {n} impressions; legal is 0 or {4 * n}"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} impressions"
         return None
@@ -168,9 +174,14 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     scores <f4 (n, tasks) or empty; labels <f4 (n, T) and mask u1 (n, T) for the T `tasks`: a row speaks for
     a task only where its mask is 1; log_keep <f4 (n,): the log-probability with which sampling kept the row.
 
-    `resolved_below`: every feature log of the source partition with a lower offset has had its labels
-    emitted before this block, so a reader may forget them. `completed_at`: the wall-clock time at which
-    Kafka had the message that completed these labels.
+    `labels` also holds, where the mask is 0, what was said of the row before: 1 for a positive.
+    retract u1 (n, T), or empty for none: 1 where the pair was emitted as a negative before, which this
+    positive takes back.
+
+    `late_offset` is -1 but in a block that an action made after its request had closed: there it is the
+    offset of that action's message. `resolved_below`: every block of a lower source offset of the partition
+    (of a lower `late_offset`, in a late block) was emitted before this one, so a reader may forget them.
+    `completed_at`: the wall-clock time at which Kafka had the message that completed these labels.
     """
 
     source: Source
@@ -189,6 +200,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     mask: bytes
     log_keep: bytes
     scores: bytes = b""
+    retract: bytes = b""
+    late_offset: int = -1
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -213,6 +226,10 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
         """1 where a label is known, shape (n, T)."""
         return np.frombuffer(self.mask, "u1").reshape(len(self), -1)
 
+    def retract_matrix(self) -> U8:
+        """1 where a negative emitted before is taken back, shape (n, T)."""
+        return np.frombuffer(self.retract or bytes(len(self.mask)), "u1").reshape(len(self), -1)
+
     def problem(self) -> str | None:
         """What is wrong with the columns, or None."""
         n, t = len(self), len(self.tasks)
@@ -222,6 +239,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
         for name, size in sizes.items():
             if len(getattr(self, name)) != size:
                 return f"{name}: {len(getattr(self, name))} bytes for {n} rows; legal is {size}"
+        if self.retract and len(self.retract) != n * t:
+            return f"retract: {len(self.retract)} bytes for {n} rows; legal is {n * t}, or none"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} rows"
         return None

@@ -22,6 +22,7 @@ from schema.config import Config, ReplicaConfig
 from schema.config_file import load_config
 from schema.errors import ConfigError
 from serving.api import create_app
+from serving.memory import Memory
 from serving.replica import Replica, now_ms
 from serving.senders import kafka_outboxes
 from serving.stream import Follower
@@ -49,12 +50,14 @@ def main(
 
 
 def _serve(config: Config, index: int, listener: socket.socket) -> None:
+    state = Path(config.run_dir) / f"replica-{index}"
+    memory = Memory(state / "memory")
     replica = Replica(
         config,
         index,
         source=ParameterClient(config.parameter_server),
-        outboxes=kafka_outboxes(config.kafka),
-        follow=lambda intake: Follower(config.kafka, intake, now_ms),
+        outboxes=kafka_outboxes(config.kafka, state / "spool", config.serving.spool_mb),
+        follow=lambda intake: Follower(config.kafka, intake, now_ms, memory),
     )
     server = uvicorn.Server(
         uvicorn.Config(

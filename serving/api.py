@@ -14,19 +14,32 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from runtime.ops import to_json
+from schema.ids import VALUE_LIMIT
 from schema.records import Profile
 from serving import wire
+from serving.audit import KEPT, SHARE
 from serving.feed import NoCandidates
+from serving.gate import Gate
 from serving.replica import Replica
+from serving.schedule import Change
 from serving.sync import RoundError
 
 _ACCEPTED: Final = 202
 _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
+_NOT_FOUND: Final = 404
+_EXACT: Final = {2.0**63: (1 << 63) - 1, -(2.0**63): -(1 << 63)}
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": wire.Refused, "description": "The body cannot be read as JSON."},
+    401: {"model": wire.Refused, "description": "The header X-API-Key is missing or wrong."},
+    413: {"model": wire.Refused, "description": "The body is too large."},
+    429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
     _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
+}
+_MISSING: Final[dict[int | str, dict[str, Any]]] = {
+    _NOT_FOUND: {"model": wire.Refused, "description": "Not kept; `detail` says what is."},
 }
 
 
@@ -40,6 +53,8 @@ def create_app(replica: Replica) -> FastAPI:
         await run_in_threadpool(replica.stop)
 
     app = FastAPI(title="Headwater serving replica", lifespan=lifespan)
+    serving = replica.config.serving
+    app.add_middleware(Gate, api_key=serving.api_key, max_requests=serving.max_requests)
     app.exception_handler(RequestValidationError)(_invalid)
     api, ops = _Api(replica), _Ops(replica)
     taken: dict[str, Any] = {"methods": ["POST"], "status_code": _ACCEPTED, "responses": _ERRORS}
@@ -47,7 +62,10 @@ def create_app(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/actions", api.actions, **taken)
     app.add_api_route("/v1/items", api.items, **taken)
     app.add_api_route("/v1/users", api.users, **taken)
+    app.add_api_route("/v1/items/{item_id}", api.item, methods=["GET"], responses=_ERRORS)
+    app.add_api_route("/v1/explain/{request_id}", api.explain, methods=["GET"], responses=_ERRORS | _MISSING)
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
+    app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
     routes: dict[str, Callable[..., Response]] = {
         "/healthz": ops.healthz,
         "/readyz": ops.readyz,
@@ -56,9 +74,27 @@ def create_app(replica: Replica) -> FastAPI:
         "/report/freshness": ops.freshness,
         "/report/digests": ops.digests,
     }
+    refused: dict[int | str, dict[str, Any]] = {_INVALID: _ERRORS[_INVALID]}
     for path, endpoint in routes.items():
-        app.add_api_route(path, endpoint, methods=["GET"], response_class=Response)
+        app.add_api_route(path, endpoint, methods=["GET"], response_class=Response, responses=refused)
+    _document(app, serving.feed_size)
     return app
+
+
+def _document(app: FastAPI, feed_size: int) -> None:
+    """Have the OpenAPI description name this deployment's largest feed, and bounds of 64 bits exactly."""
+    described = app.openapi()
+    described["components"]["schemas"]["FeedRequest"]["properties"]["size"]["anyOf"][0]["maximum"] = feed_size
+    app.openapi_schema = _exact(described)
+
+
+def _exact(value: Any) -> Any:
+    """`value` with the bounds of 64-bit integers put right, of which the framework makes doubles."""
+    if isinstance(value, dict):
+        return {key: _exact(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_exact(inner) for inner in value]
+    return _EXACT.get(value, value) if isinstance(value, float) else value
 
 
 class _Api:
@@ -68,6 +104,8 @@ class _Api:
         self._replica = replica
         self._tasks = [task.name for task in replica.config.tasks]
         self._size = replica.config.serving.feed_size
+        slots = replica.config.features.slots
+        self._item_slots = [slot.name for slot in slots if slot.source.startswith("item.")]
 
     def feed(self, request: wire.FeedRequest) -> wire.FeedResponse:
         """The items to show to a user now."""
@@ -93,6 +131,25 @@ class _Api:
         now = self._replica.clock()
         return self._announce(item.record(now) for item in request.items)
 
+    def item(self, item_id: wire.Id) -> wire.ItemSlots:
+        """What an item's slots hold; of an item without a profile, its id alone."""
+        encoded = self._replica.intake.catalogue.item(item_id)
+        slots = dict(zip(self._item_slots, encoded.ids, strict=True))
+        return wire.ItemSlots(
+            item_id=item_id, slots={name: [i % VALUE_LIMIT for i in ids] for name, ids in slots.items()}
+        )
+
+    def explain(self, request_id: wire.Name) -> wire.Explanation:
+        """What each slot of a sampled request held, what scored it, and its scores computed again."""
+        found = self._replica.audit.explain(request_id)
+        if found is None:
+            raise HTTPException(
+                _NOT_FOUND,
+                f"{request_id}: its parameters are not kept here; one request in {1 / SHARE:g} is, of the "
+                f"last {KEPT} such ones",
+            )
+        return wire.Explanation.model_validate(found, strict=False)
+
     def users(self, request: wire.UsersRequest) -> wire.Accepted:
         """What is known of some users."""
         now = self._replica.clock()
@@ -105,7 +162,12 @@ class _Api:
         except RoundError as error:
             raise HTTPException(_UNAVAILABLE, str(error)) from error
         version = self._replica.parameters.version
-        return wire.ModelInfo(dense=version.dense, shards=list(version.shards))
+        return wire.ModelInfo(dense=version.dense, shards=[list(at) for at in version.shards])
+
+    def sync_settings(self, request: wire.SyncSettings) -> wire.SyncSettings:
+        """Pause or resume the rounds, or change how often they are, until the next restart."""
+        change = Change(request.paused, request.sparse_seconds, request.dense_seconds)
+        return wire.SyncSettings(**asdict(self._replica.sync.change(change)))
 
     def _announce(self, profiles: Iterable[Profile]) -> wire.Accepted:
         accepted = 0

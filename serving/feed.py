@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
 from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
-from schema.records import F32, FeatureLog, Features, ModelVersion, column
+from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
+from serving.audit import Audit
+from serving.exploration import slate
 from serving.intake import Intake
 from serving.outbox import Outbox
 from serving.ranker import Ranker, Ranking
@@ -34,7 +37,10 @@ class NoCandidates(HeadwaterError):  # noqa: N818 - named for the state
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity."""
+    """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity.
+
+    `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`.
+    """
 
     request_id: str
     event_time: int
@@ -42,6 +48,12 @@ class Feed:
     version: ModelVersion
     scores: F32 | None
     final: F32 | None
+    propensities: F32
+    explored: NDArray[np.bool_]
+
+
+Retrieve = Callable[[int, Moment], Sequence[int]]
+"""The first stage: the candidates for a user at a moment, the best first."""
 
 
 class FeedMaker:
@@ -49,9 +61,13 @@ class FeedMaker:
 
     Args:
         builder: turns what is known into features.
-        intake: candidates, profiles and histories.
+        intake: profiles and histories.
         ranker: the scores.
+        retrieve: the candidates.
+        explore_share: how many positions show an item at random.
         logs: where the feature logs go.
+        served: told of the time of every feed that a model has ranked.
+        audit: told of every request and how it was ranked.
         clock: Unix ms.
     """
 
@@ -60,13 +76,22 @@ class FeedMaker:
         builder: FeatureBuilder,
         intake: Intake,
         ranker: Ranker,
+        *,
+        retrieve: Retrieve,
+        explore_share: float,
         logs: Outbox[FeatureLog],
+        served: Callable[[int], None],
+        audit: Audit,
         clock: Callable[[], int],
     ) -> None:
         self._builder = builder
         self._intake = intake
         self._ranker = ranker
+        self._retrieve = retrieve
+        self._explore_share = explore_share
         self._logs = logs
+        self._served = served
+        self._audit = audit
         self._clock = clock
         self._made = 0
 
@@ -84,44 +109,52 @@ class FeedMaker:
         Raises:
             NoCandidates: no item is known.
         """
-        candidates = self._intake.candidates
-        if not candidates:
-            raise NoCandidates(
-                "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
-            )
         with _SECONDS.time():
-            feed, log = self._make(candidates, user_id, surface, size)
+            moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
+            candidates = self._retrieve(user_id, moment)
+            if not candidates:
+                raise NoCandidates(
+                    "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
+                )
+            feed, log = self._make(candidates, user_id, moment, size)
         self._logs.offer(log)
         self._made += 1
+        if feed.final is not None:
+            self._served(self._clock())
         _FEEDS.labels("popularity" if feed.final is None else "ranked").inc()
         return feed
 
     def _make(
-        self, candidates: Sequence[int], user_id: int, surface: int, size: int
+        self, candidates: Sequence[int], user_id: int, moment: Moment, size: int
     ) -> tuple[Feed, FeatureLog]:
         catalogue = self._intake.catalogue
-        moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
         user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates]
         ranking = self._ranker.rank(self._builder.build(user, moment, items), len(items))
-        best = _best(ranking, len(items))[:size]
+        request = uuid.uuid4()
+        rng = np.random.default_rng(request.int)
+        chosen = slate(_best(ranking, len(items)), size, self._explore_share, rng)
+        shown = self._builder.build(user, moment, [items[i] for i in chosen.chosen])
+        scored = self._ranker.rescored(ranking, shown, len(chosen.chosen)) or (None, None)
         feed = Feed(
-            uuid.uuid4().hex,
+            request.hex,
             moment.event_time,
-            tuple(candidates[i] for i in best),
+            tuple(candidates[i] for i in chosen.chosen),
             ranking.version,
-            None if ranking.tasks is None else ranking.tasks[best],
-            None if ranking.final is None else ranking.final[best],
+            scored[0],
+            scored[1],
+            chosen.propensities,
+            chosen.explored,
         )
-        shown = self._builder.build(user, moment, [items[i] for i in best])
-        return feed, _log_of(feed, user_id, surface, shown)
+        log = _log_of(feed, user_id, moment.surface, shown)
+        self._audit.note(log, ranking)
+        return feed, log
 
 
-def _best(ranking: Ranking, count: int) -> list[int]:
+def _best(ranking: Ranking, count: int) -> I64:
     """Candidate indices, the best first; equal scores stay in the order of the candidates."""
     if ranking.final is None:
-        return list(range(count))
-    order: list[int] = np.argsort(-ranking.final, kind="stable").tolist()
-    return order
+        return np.arange(count)
+    return np.argsort(-ranking.final, kind="stable")
 
 
 def _log_of(feed: Feed, user_id: int, surface: int, shown: Features) -> FeatureLog:
@@ -135,4 +168,5 @@ def _log_of(feed: Feed, user_id: int, surface: int, shown: Features) -> FeatureL
         positions=column(range(len(feed.items)), "<u2"),
         features=shown,
         scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
+        propensities=column(feed.propensities, "<f4"),
     )

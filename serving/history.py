@@ -1,6 +1,7 @@
 """What each user did lately, as the feature configuration's histories ask for it.
 
-Pure: knows no topic. In memory, bounded in users and in length; rebuilt by reading the topics again.
+Pure: knows no topic. In memory, bounded in users and in length; who is not there is asked of `load`, and who
+has changed is told by `changed`, so that a store on disk can hold everybody.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from schema.config import HistoryConfig
 
@@ -19,6 +22,8 @@ EXPOSED: Final = "exposed"
 
 MAX_USERS: Final = 200_000
 
+_STATE: Final = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
+
 
 @dataclass(frozen=True, slots=True)
 class _Events:
@@ -26,6 +31,13 @@ class _Events:
 
     times: array[int] = field(default_factory=lambda: array("q"))
     items: array[int] = field(default_factory=lambda: array("q"))
+
+    def state(self) -> tuple[bytes, bytes]:
+        return self.times.tobytes(), self.items.tobytes()
+
+    @classmethod
+    def restored(cls, times: bytes, items: bytes) -> _Events:
+        return cls(array("q", times), array("q", items))
 
     def add(self, time: int, items: Sequence[int], length: int) -> None:
         if not self.times or self.times[-1] <= time:
@@ -56,6 +68,24 @@ class Histories:
                 self._of_kind.setdefault(kind, []).append(index)
         # its methods are atomic, so that a reader never misses a user whose place is being changed
         self._users: OrderedDict[int, tuple[_Events, ...]] = OrderedDict()
+        self._changed: set[int] = set()
+        self.load: Callable[[int], bytes | None] | None = None
+
+    @property
+    def signature(self) -> bytes:
+        """What a saved state is good for: the histories, in order, with their lengths."""
+        return ";".join(f"{h.name}:{h.length}" for h in self._config).encode()
+
+    def changed(self) -> Iterator[tuple[int, bytes]]:
+        """The users who changed since this was last asked, and their states. For the adding thread."""
+        changed, self._changed = self._changed, set()
+        for user in changed:
+            yield user, msgspec.msgpack.encode([events.state() for events in self._users[user]])
+
+    def clear(self) -> None:
+        """Forget everybody."""
+        self._users.clear()
+        self._changed.clear()
 
     def __len__(self) -> int:
         return len(self._users)
@@ -66,12 +96,14 @@ class Histories:
         if indices is None or not items:
             return
         events = self._events(user_id)
+        if self.load is not None:
+            self._changed.add(user_id)
         for index in indices:
             events[index].add(time, items, self._config[index].length)
 
     def of(self, user_id: int) -> dict[str, list[int]]:
         """The user's items by history name, oldest first; empty lists for a user who is not known."""
-        events = self._users.get(user_id)
+        events = self._users.get(user_id) or self._loaded(user_id)
         if events is None:
             return {history.name: [] for history in self._config}
         return {h.name: e.items.tolist() for h, e in zip(self._config, events, strict=True)}
@@ -81,7 +113,20 @@ class Histories:
         if events is not None:
             self._users.move_to_end(user_id)
             return events
-        events = self._users[user_id] = tuple(_Events() for _ in self._config)
+        events = self._loaded(user_id) or tuple(_Events() for _ in self._config)
+        self._users[user_id] = events
         if len(self._users) > self._max_users:
-            self._users.popitem(last=False)
+            self._forget_oldest()
         return events
+
+    def _forget_oldest(self) -> None:
+        """Forget the user who was quiet longest, unless that user's state is yet to be saved."""
+        oldest = next((user for user in self._users if user not in self._changed), next(iter(self._users)))
+        del self._users[oldest]
+        self._changed.discard(oldest)
+
+    def _loaded(self, user_id: int) -> tuple[_Events, ...] | None:
+        state = None if self.load is None else self.load(user_id)
+        if state is None:
+            return None
+        return tuple(_Events.restored(times, items) for times, items in _STATE.decode(state))

@@ -1,6 +1,7 @@
 """Records on their way to one topic, so that nobody who answers a request ever waits for Kafka.
 
-Knows how to open a producer and to hand it a record, not what the records mean.
+Knows how to open a producer and to hand it records, not what the records mean. A record is let go of only
+when the broker has it; while there is no broker, what waits moves to a spool on disk.
 """
 
 from __future__ import annotations
@@ -10,42 +11,53 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 from kafka.errors import KafkaError
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from runtime.errors import PlumbingError
+from serving.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-_DROPPED: Final = Counter(
-    "headwater_outbox_dropped", "Records given up, Kafka being away for too long.", ["topic"]
+_DROPPED: Final = Counter("headwater_outbox_dropped", "Records given up, for want of room.", ["topic"])
+_WAITING: Final = Gauge(
+    "headwater_outbox_waiting", "Records in memory that Kafka has not got yet.", ["topic"]
 )
+_SPOOLED: Final = Gauge("headwater_outbox_spooled_bytes", "Bytes on disk that wait for Kafka.", ["topic"])
 _RETRY_SECONDS: Final = 1.0
+_FLUSH_SECONDS: Final = 5.0
+_BATCH: Final = 1000
+_ATTEMPTS: Final = 20
 
 R_contra = TypeVar("R_contra", contravariant=True)
 R = TypeVar("R")
 
 
 class Sender(Protocol[R_contra]):
-    """What an outbox empties into. All three may block; `flush` and `close` for `timeout` seconds at most."""
+    """What an outbox empties into. All may block, `flush` and `close` for `timeout` seconds at most."""
 
     def send(self, record: R_contra) -> None:
         """Hand over a record."""
+
+    def flush(self, timeout: float) -> None:
+        """Return once the broker has all that was handed over; a PlumbingError says that it has not."""
 
     def close(self, timeout: float) -> None:
         """Deliver what was sent, and end."""
 
 
 class Outbox(Generic[R]):
-    """A bounded queue with a thread that empties it.
+    """A bounded queue with a thread that empties it: at least once, in order.
 
     Args:
         name: the topic, for logs and metrics.
         open_sender: opens the producer; tried until it works.
-        capacity: how much may wait.
+        capacity: how much may wait in memory.
         size: how much of the capacity a record takes.
+        spool: where records wait while there is no broker, and from one run to the next.
     """
 
     def __init__(
@@ -54,16 +66,20 @@ class Outbox(Generic[R]):
         open_sender: Callable[[], Sender[R]],
         capacity: int,
         size: Callable[[R], int] = lambda _: 1,
+        spool: Spool[R] | None = None,
     ) -> None:
         self._name = name
         self._open_sender = open_sender
         self._capacity = capacity
         self._size = size
+        self._spool = spool
         self._waiting: deque[R] = deque()
         self._held = 0
         self._offered = 0
+        self._attempts = 0
         self._changed = threading.Condition()
-        self._is_open = self._stopping = False
+        self._sender: Sender[R] | None = None
+        self._stopping = False
         self._deadline = float("inf")
         self._thread = threading.Thread(target=self._run, name=f"outbox {name}", daemon=True)
 
@@ -71,6 +87,16 @@ class Outbox(Generic[R]):
     def offered(self) -> int:
         """How many records have been taken in."""
         return self._offered
+
+    @property
+    def waiting(self) -> int:
+        """How many records wait in memory."""
+        return len(self._waiting)
+
+    @property
+    def spooled_bytes(self) -> int:
+        """How much waits on disk."""
+        return 0 if self._spool is None else self._spool.bytes
 
     def start(self) -> None:
         """Begin to empty the queue."""
@@ -90,50 +116,110 @@ class Outbox(Generic[R]):
         return True
 
     def stop(self, timeout: float) -> None:
-        """Take nothing more in, deliver what waits within `timeout` seconds, and say what was lost."""
+        """Take nothing more in, deliver what waits within `timeout` seconds or spool it; say what is lost."""
         with self._changed:
             self._stopping = True
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
-            in_vain = not self._is_open and not self._waiting
-        if self._thread.is_alive() and not in_vain:
-            self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout + _RETRY_SECONDS)
         if self._waiting:
             _log.error("%s: %d records were not delivered before the stop", self._name, len(self._waiting))
 
     def _run(self) -> None:
-        sender = self._opened()
+        while not self._finished():
+            if self._sender is None and not self._open():
+                if self._stopping:
+                    break
+                self._pause(_RETRY_SECONDS)
+            elif batch := self._oldest():
+                self._deliver(batch)
+            else:
+                self._pause(_RETRY_SECONDS)
+            _WAITING.labels(self._name).set(self.waiting)
+            _SPOOLED.labels(self._name).set(self.spooled_bytes)
+        self._spill()
+        self._close()
+
+    def _finished(self) -> bool:
+        if not self._stopping:
+            return False
+        return not (self._waiting or self._spool) or time.monotonic() >= self._deadline
+
+    def _open(self) -> bool:
+        """Whether a producer could be opened; if not, what waits goes to disk."""
+        try:
+            self._sender = self._open_sender()
+        except (KafkaError, PlumbingError) as error:
+            _log.warning("%s: no producer (%s); trying again", self._name, error)
+            self._spill()
+        return self._sender is not None
+
+    def _oldest(self) -> list[R]:
+        """What is to be delivered next, which stays where it is until it has been."""
+        if self._spool:
+            return self._spool.oldest()
+        with self._changed:
+            # after a failure one by one, to find out which record it is that fails
+            return list(islice(self._waiting, 1 if self._attempts else _BATCH))
+
+    def _deliver(self, batch: list[R]) -> None:
+        assert self._sender is not None  # noqa: S101 - _run opens one first
+        from_disk = bool(self._spool)
+        try:
+            for record in batch:
+                self._sender.send(record)
+            self._sender.flush(_FLUSH_SECONDS)
+        except PlumbingError as error:
+            self._failed(batch, error, from_disk=from_disk)
+        else:
+            self._attempts = 0
+            self._forget(batch, from_disk=from_disk)
+
+    def _failed(self, batch: list[R], error: PlumbingError, *, from_disk: bool) -> None:
+        """Go on with another producer; what fails time and again, with a broker that answers, is given up."""
+        self._attempts += 1
+        _log.warning("%s: %d records are not delivered (%s)", self._name, len(batch), error)
+        self._close()
+        if self._attempts >= _ATTEMPTS:
+            _DROPPED.labels(self._name).inc(len(batch))
+            _log.error("%s: %d records are lost: %s", self._name, len(batch), error)
+            self._attempts = 0
+            self._forget(batch, from_disk=from_disk)
+        elif self._attempts > 1:
+            self._pause(_RETRY_SECONDS)
+
+    def _forget(self, batch: list[R], *, from_disk: bool) -> None:
+        if from_disk and self._spool is not None:
+            self._spool.drop_oldest()
+        else:
+            self._let_go(len(batch))
+
+    def _let_go(self, count: int) -> None:
+        with self._changed:
+            for _ in range(count):
+                self._held -= self._size(self._waiting.popleft())
+
+    def _spill(self) -> None:
+        """Move what waits in memory to disk, as far as there is room."""
+        while self._spool is not None and self._waiting:
+            batch = list(islice(self._waiting, _BATCH))
+            if not self._spool.append(batch):
+                return
+            self._let_go(len(batch))
+
+    def _close(self) -> None:
+        sender, self._sender = self._sender, None
         if sender is None:
             return
-        self._is_open = True
-        while (record := self._next()) is not None:
-            try:
-                sender.send(record)
-            except PlumbingError as error:
-                _DROPPED.labels(self._name).inc()
-                _log.error("%s: a record is lost: %s", self._name, error)
         try:
-            sender.close(max(0.1, self._deadline - time.monotonic()))
+            sender.close(max(0.1, min(self._deadline - time.monotonic(), _RETRY_SECONDS)))
         except PlumbingError as error:
-            _log.error("%s: %s", self._name, error)
+            _log.warning("%s: %s", self._name, error)
 
-    def _opened(self) -> Sender[R] | None:
-        """The producer, once it can be opened; None if the stop comes first."""
-        while True:
-            try:
-                return self._open_sender()
-            except (KafkaError, PlumbingError) as error:
-                _log.warning("%s: no producer yet (%s); trying again", self._name, error)
-            with self._changed:
-                if self._changed.wait_for(lambda: self._stopping, _RETRY_SECONDS):
-                    return None
-
-    def _next(self) -> R | None:
-        """The oldest record, waited for; None once the queue is empty for good."""
+    def _pause(self, seconds: float) -> None:
+        """Wait for the stop, or for records if a producer is there to take them."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopping)
-            if not self._waiting:
-                return None
-            record = self._waiting.popleft()
-            self._held -= self._size(record)
-            return record
+            self._changed.wait_for(
+                lambda: self._stopping or (self._sender is not None and bool(self._waiting)), seconds
+            )

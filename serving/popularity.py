@@ -16,6 +16,8 @@ from schema.records import I64
 F64 = NDArray[np.float64]
 
 MAX_ITEMS: Final = 1_000_000
+SAVED_ITEMS: Final = 5_000
+"""A restart remembers this many; what is less popular has to become popular again."""
 _FIRST_ROWS: Final = 1024
 
 
@@ -61,6 +63,20 @@ class Popularity:
         order = np.lexsort((ids[best], -logs[best]))
         chosen: list[int] = ids[best[order]].tolist()
         return chosen
+
+    def state(self) -> bytes:
+        """The SAVED_ITEMS most popular items with their counts, for `restore`."""
+        kept = self.top(SAVED_ITEMS)
+        rows = [self._row_of[item] for item in kept]
+        return np.array(kept, "<i8").tobytes() + self._logs[rows].astype("<f8").tobytes()
+
+    def restore(self, state: bytes) -> None:
+        """Take the place of whatever was counted; empty bytes for nothing."""
+        ids, logs = np.split(np.frombuffer(state, "<i8"), 2)
+        self._row_of = {int(item): row for row, item in enumerate(ids)}
+        room = max(_FIRST_ROWS, len(ids))
+        self._ids, self._logs = np.empty(room, np.int64), np.empty(room)
+        self._ids[: len(ids)], self._logs[: len(ids)] = ids, logs.view("<f8")
 
     def _row(self, item: int) -> int:
         row = self._row_of.get(item)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import torch
 from prometheus_client import Counter
+from torch import Tensor
 
-from models.batch import Collator
+from models.batch import Batch, Collator
+from models.heads import Heads
+from models.mmoe import MMoE
 from schema.config import Config
-from schema.records import F32, Features, ModelVersion
-from serving.parameters import Parameters
+from schema.records import F32, U64, Features, ModelVersion
+from serving.parameters import Parameters, Reading
 
 _log = logging.getLogger(__name__)
 
@@ -26,19 +30,23 @@ _NOT_FINITE: Final = Counter(
 class Ranking:
     """Scores of n candidates: `tasks` f32 (n, tasks) and their weighted sum `final` f32 (n,).
 
-    Both are None where no model could rank them.
+    Both are None where no model could rank them. `reading` is what they were ranked with, and `ids` by table,
+    in ascending order, what it was read for.
     """
 
     version: ModelVersion
     tasks: F32 | None = None
     final: F32 | None = None
+    reading: Reading | None = None
+    ids: Mapping[str, U64] = field(default_factory=dict)
 
 
 class Ranker:
-    """final = sum over tasks of weight * sigmoid(logit)."""
+    """final = sum over tasks of weight * served probability, wherever the items will be shown."""
 
     def __init__(self, config: Config, parameters: Parameters) -> None:
         self._collator = Collator(config.features)
+        self._heads = Heads.of(config)
         self._weights = np.array([task.weight for task in config.tasks], np.float32)
         self._parameters = parameters
 
@@ -48,10 +56,32 @@ class Ranker:
         reading = self._parameters.read(batch.ids)
         if reading.model is None:
             return Ranking(ModelVersion(0, reading.version.shards))
-        with torch.inference_mode():
-            tasks: F32 = torch.sigmoid(reading.model(batch, reading.embeddings)).numpy()
+        tasks = scores(self._heads, reading.model, batch, reading.embeddings)
         if not np.isfinite(tasks).all():
             _NOT_FINITE.inc()
             _log.error("the scores by dense version %d are not finite", reading.version.dense)
             return Ranking(ModelVersion(0, reading.version.shards))
-        return Ranking(reading.version, tasks, tasks @ self._weights)
+        return Ranking(reading.version, tasks, tasks @ self._weights, reading, batch.ids)
+
+    def rescored(self, ranking: Ranking, shown: Features, count: int) -> tuple[F32, F32] | None:
+        """(tasks, final) of the `count` of the ranked candidates that are shown; None if none were ranked.
+
+        Computed anew from `shown` alone, with the parameters that ranked, so that whoever has the log and
+        these parameters gets the same bits: a product's last ones depend on how many rows it is taken of.
+        """
+        if ranking.reading is None or ranking.reading.model is None:
+            return None
+        batch = self._collator.collate([shown], [count])
+        read = ranking.reading.embeddings
+        rows = {
+            t: read[t][torch.from_numpy(np.searchsorted(ranking.ids[t], ids))] for t, ids in batch.ids.items()
+        }
+        tasks = scores(self._heads, ranking.reading.model, batch, rows)
+        return tasks, tasks @ self._weights
+
+
+def scores(heads: Heads, model: MMoE, batch: Batch, embeddings: Mapping[str, Tensor]) -> F32:
+    """The probability of every task for every row of `batch`, f32 (n, tasks)."""
+    with torch.inference_mode():
+        found: F32 = heads.served(model(batch, embeddings)).numpy()
+    return found

@@ -14,12 +14,14 @@ from models.mmoe import MMoE
 from parameter_server.replica import ReplicaTables
 from schema.config import Config
 from schema.features import FeatureBuilder
+from serving.audit import Audit
 from serving.feed import FeedMaker
 from serving.freshness import Freshness
 from serving.intake import Intake
 from serving.parameters import Parameters
 from serving.ranker import Ranker
 from serving.senders import Outboxes
+from serving.stages import Stages
 from serving.sync import Source, Synchroniser
 
 _DELIVER_SECONDS: Final = 8.0
@@ -37,6 +39,10 @@ class Followed(Protocol):
     @property
     def caught_up(self) -> bool:
         """Whether the catalogue has been read to the end that it had at the start."""
+
+    @property
+    def saved_at(self) -> int:
+        """When what a restart needs was saved last, in Unix ms; 0 for never."""
 
     def start(self) -> None:
         """Begin to follow."""
@@ -77,6 +83,7 @@ class Replica:
             ReplicaTables(server), len(server.shards), [table.name for table in server.tables]
         )
         self.freshness = Freshness()
+        self.stages = Stages()
         self.intake = Intake(config, builder)
         self.follower = follow(self.intake)
         self.sync = Synchroniser(
@@ -85,16 +92,31 @@ class Replica:
             shards=len(server.shards),
             new_model=lambda: new_model(config),
             config=config.sync,
+            freeze_after=config.serving.replicas[index].freeze_after_seconds,
             freshness=self.freshness,
+            stages=self.stages,
             clock=clock,
             monotonic=time.monotonic,
         )
+        self.audit = Audit(config)
         ranker = Ranker(config, self.parameters)
-        self.feeds = FeedMaker(builder, self.intake, ranker, outboxes.feature_logs, clock)
+        self.feeds = FeedMaker(
+            builder,
+            self.intake,
+            ranker,
+            # the one place to change for another first stage
+            retrieve=lambda _user, _moment: self.intake.candidates,
+            explore_share=config.serving.explore_share,
+            logs=outboxes.feature_logs,
+            served=self.stages.served,
+            audit=self.audit,
+            clock=clock,
+        )
 
     def start(self) -> None:
         """Begin to follow shards and topics."""
         self.outboxes.start()
+        self.audit.start()
         self.follower.start()
         self.sync.start()
 
@@ -104,6 +126,7 @@ class Replica:
         # nothing is lost by leaving these two in the middle of a call that takes its time
         self.sync.stop(_LEAVE_SECONDS)
         self.follower.stop(_LEAVE_SECONDS)
+        self.audit.stop(_LEAVE_SECONDS)
 
     def unready(self) -> str | None:
         """Why feeds should go elsewhere, or None."""
@@ -127,13 +150,22 @@ class Replica:
             "rounds": state.rounds,
             "failed_rounds": state.failed,
             "seconds_since_sync": age,
+            **asdict(self.sync.schedule.settings),
+            "paused_at": state.paused_at,
             "rows": self.parameters.row_counts(),
             "feeds": self.feeds.made,
             "feature_logs": self.outboxes.feature_logs.offered,
             "freshness": asdict(self.freshness.summary()),
+            "freshness_stages": self.stages.summary(),
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),
+            "audit": {"matched": self.audit.matched, "mismatched": self.audit.mismatched},
+            "saved_at": self.follower.saved_at,
+            "outboxes": {
+                name: {"waiting": box.waiting, "spooled_bytes": box.spooled_bytes}
+                for name, box in self.outboxes.by_name().items()
+            },
         }
 
 

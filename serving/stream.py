@@ -1,6 +1,6 @@
-"""The thread that follows the catalogue, actions and feature logs, from their beginning on.
+"""The thread that follows the catalogue, actions and feature logs, from where it last was.
 
-Holds the consumer; what the messages mean is the intake's business.
+Holds the consumer; what the messages mean is the intake's business, and what is remembered the memory's.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from runtime.errors import PlumbingError
 from runtime.kafka import consumer, end_offsets
 from schema.config import KafkaConfig
 from serving.intake import Intake, Stream
+from serving.memory import Memory
 
 _log = logging.getLogger(__name__)
 
@@ -25,20 +26,30 @@ _POLL_RECORDS: Final = 500
 _POSITION_MS: Final = 1000
 _RETRY_SECONDS: Final = 1.0
 _FETCH_BYTES: Final = 1 << 20
+_SAVE_MS: Final = 1000
 
 
 class Follower:
     """Feeds an intake. Every replica reads everything, so there is no consumer group and no commit.
 
-    The catalogue is read first, to the end that it has at the start: until then nothing could be recommended.
+    The catalogue is read first, and always whole, to the end that it has at the start: until then nothing
+    could be recommended. Actions and feature logs are read on from where the memory was last saved, which is
+    once a second.
 
     Args:
         config: the broker and the topics.
         intake: what takes the messages.
         clock: Unix ms.
+        memory: what survives a restart; None for nothing.
     """
 
-    def __init__(self, config: KafkaConfig, intake: Intake, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        config: KafkaConfig,
+        intake: Intake,
+        clock: Callable[[], int],
+        memory: Memory | None = None,
+    ) -> None:
         self._config = config
         self._intake = intake
         self._clock = clock
@@ -50,6 +61,8 @@ class Follower:
         }
         # where each partition is read on after the connection was lost
         self._positions: dict[TopicPartition, int] = {}
+        self._memory = memory
+        self._saved_at = 0
         self._caught_up = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -58,6 +71,11 @@ class Follower:
     def caught_up(self) -> bool:
         """Whether the catalogue has been read to the end that it had at the start."""
         return self._caught_up.is_set()
+
+    @property
+    def saved_at(self) -> int:
+        """When the memory was saved last, in Unix ms; 0 for never."""
+        return self._saved_at
 
     def start(self) -> None:
         """Begin to follow."""
@@ -70,6 +88,18 @@ class Follower:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        if self._memory is None:
+            self._read()
+            return
+        places = self._memory.restore(self._intake.histories, self._intake.popularity)
+        self._positions.update((TopicPartition(*place), offset) for place, offset in places.items())
+        try:
+            self._read()
+        finally:
+            self._save(self._memory)
+            self._memory.close()
+
+    def _read(self) -> None:
         while not self._stop.is_set():
             try:
                 self._follow()
@@ -104,7 +134,13 @@ class Follower:
             self._take(reader)
 
     def _assign(self, reader: Any, topics: list[str]) -> None:
-        places = [TopicPartition(t, p) for t in topics for p in end_offsets(reader, t)]
+        ends = {TopicPartition(t, p): end for t in topics for p, end in end_offsets(reader, t).items()}
+        if any(self._positions.get(place, 0) > end for place, end in ends.items()):
+            # these are other topics of the same names, or the broker has lost its data
+            self._positions.clear()
+            if self._memory is not None:
+                self._memory.forget(self._intake.histories, self._intake.popularity)
+        places = list(ends)
         reader.assign(places)
         for place in places:
             if place in self._positions:
@@ -121,3 +157,11 @@ class Follower:
         ]
         self._intake.take(messages, self._clock())
         self._positions.update((place, batch[-1].offset + 1) for place, batch in polled.items() if batch)
+        if self._memory is not None and abs(self._clock() - self._saved_at) >= _SAVE_MS:
+            self._save(self._memory)
+
+    def _save(self, memory: Memory) -> None:
+        catalogue = self._config.topics.catalogue.name
+        places = {(p.topic, p.partition): at for p, at in self._positions.items() if p.topic != catalogue}
+        memory.save(self._intake.histories, self._intake.popularity, places)
+        self._saved_at = self._clock()

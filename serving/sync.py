@@ -18,8 +18,11 @@ from models.mmoe import MMoE
 from parameter_server.delta import Delta
 from parameter_server.errors import DeltaError, ParameterServerError
 from schema.config import SyncConfig
+from schema.stages import unpack
 from serving.freshness import Freshness
 from serving.parameters import Dense, Parameters
+from serving.schedule import Change, Schedule, Settings
+from serving.stages import Stages
 from serving.traces import Traces
 
 _log = logging.getLogger(__name__)
@@ -51,12 +54,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SyncState:
-    """How the rounds go. `error` is why the last one failed, if it did."""
+    """How the rounds go. `error` is why the last one failed, if it did; `paused_at` is in Unix ms."""
 
     rounds: int = 0
     failed: int = 0
     applied_at: float | None = None
     error: str | None = None
+    paused_at: int | None = None
 
 
 class Synchroniser:
@@ -68,7 +72,9 @@ class Synchroniser:
         shards: how many there are.
         new_model: an untrained model, for the dense weights to be loaded into.
         config: how often.
+        freeze_after: seconds after the first trained model from which on no rounds are taken; None: never.
         freshness: where the age of what a round made servable is noted.
+        stages: where its way there is noted.
         clock: Unix ms.
         monotonic: seconds, never going back.
     """
@@ -81,31 +87,33 @@ class Synchroniser:
         shards: int,
         new_model: Callable[[], MMoE],
         config: SyncConfig,
+        freeze_after: float | None = None,
         freshness: Freshness,
+        stages: Stages,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
     ) -> None:
         self._source = source
         self._parameters = parameters
         self._new_model = new_model
-        self._config = config
+        self.schedule = Schedule(config, freeze_after, monotonic())
         self._freshness = freshness
+        self._stages = stages
         self._clock = clock
         self._monotonic = monotonic
         self._one_round = threading.Lock()
         self._since: list[tuple[int, int] | None] = [None] * shards
         self._dense_version = 0
         self._traces = Traces(shards)
-        self._ready_at: int | None = None
-        self._sparse_due = self._dense_due = monotonic()
+        self._ready = False
         self.state = SyncState()
-        self._stop = threading.Event()
+        self._stop, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="sync", daemon=True)
 
     @property
     def ready(self) -> bool:
         """Whether a first snapshot of every shard is served."""
-        return self._ready_at is not None
+        return self._ready
 
     def start(self) -> None:
         """Begin the rounds."""
@@ -114,6 +122,7 @@ class Synchroniser:
     def stop(self, timeout: float) -> None:
         """End them, within `timeout` seconds."""
         self._stop.set()
+        self._wake.set()
         self._source.close()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -139,27 +148,32 @@ class Synchroniser:
 
     def tick(self) -> float:
         """Run what is due, and return the seconds until something is again."""
-        started = self._monotonic()
-        sparse, dense = started >= self._sparse_due, started >= self._dense_due
+        sparse, dense = self.schedule.due(self._monotonic())
         if sparse or dense:
             # a first round is of everything
             sparse, dense = sparse or not self.ready, dense or not self.ready
-            if sparse:
-                self._sparse_due = started + self._config.sparse_seconds
-            if dense:
-                self._dense_due = started + self._config.dense_seconds
             try:
                 self.run_round(sparse=sparse, dense=dense)
             except RoundError as error:
                 _log.warning("a round failed, the one before it is served on: %s", error)
-                retry_at = self._monotonic() + _RETRY_SECONDS
-                self._sparse_due = retry_at if sparse else self._sparse_due
-                self._dense_due = retry_at if dense else self._dense_due
-        return max(0.0, min(self._sparse_due, self._dense_due) - self._monotonic())
+                self.schedule.retry(self._monotonic() + _RETRY_SECONDS, sparse=sparse, dense=dense)
+        elif self.schedule.settings.paused and self.state.paused_at is None:
+            _log.warning("no more rounds are taken; what is served stays as it is")
+            self.state = replace(self.state, paused_at=self._clock())
+        return self.schedule.wait(self._monotonic())
+
+    def change(self, change: Change) -> Settings:
+        """Take rounds otherwise from now on."""
+        settings = self.schedule.change(self._monotonic(), change)
+        self.state = replace(self.state, paused_at=self._clock() if settings.paused else None)
+        self._wake.set()
+        return settings
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._stop.wait(self.tick())
+            wait = self.tick()
+            self._wake.wait(wait)
+            self._wake.clear()
 
     def _round(self, *, sparse: bool, dense: bool) -> None:
         try:
@@ -175,6 +189,7 @@ class Synchroniser:
         if weights is not None:
             self._dense_version = weights.version
             _DENSE.set(weights.version)
+            self.schedule.trained(self._monotonic())
         if sparse:
             self._follow(deltas, now)
 
@@ -203,13 +218,18 @@ class Synchroniser:
             if since is not None and since[0] != delta.epoch:
                 _log.warning("shard %d has a new epoch: its snapshot is served now", delta.shard)
                 # versions may have gone back with it, so any is welcome, and soon
-                self._dense_version, self._dense_due = 0, self._monotonic()
+                self._dense_version = 0
+                self.schedule.retry(self._monotonic(), sparse=False, dense=True)
             self._since[delta.shard] = (delta.epoch, delta.to_clock)
             _CLOCK.labels(str(delta.shard)).set(delta.to_clock)
             _ROWS.inc(delta.rows)
-        learned = self._traces.learned(deltas)
-        if self._ready_at is None:
-            self._ready_at = now
+        learned = unpack(self._traces.learned(deltas))
+        if not self._ready:
+            # what had been learned before there was a replica was not kept waiting by it
+            self._ready = True
             _log.info("a first snapshot of %d shards is served", len(deltas))
-        # what was complete before there was a replica was not kept waiting by it
-        self._freshness.observe(learned[learned >= self._ready_at], now)
+            return
+        if self.schedule.settings.paused:
+            return  # a round that somebody asked for: how late it is says nothing of the replica
+        self._freshness.observe(learned[:, 1], now)
+        self._stages.applied(learned, now)

@@ -11,7 +11,7 @@ from schema.records import I64
 
 
 class Traces:
-    """Follows the steps of one trainer through the shards.
+    """Follows the steps of every trainer through the shards.
 
     A step has been learned everywhere once every shard's rows contain it. A shard tells of the pushes behind
     a delta, each with the times at which some samples of its step were complete; all shards may tell of the
@@ -20,25 +20,34 @@ class Traces:
 
     def __init__(self, shards: int) -> None:
         self._steps: list[Mapping[str, int]] = [{} for _ in range(shards)]
-        self._pending: dict[int, I64] = {}
-        self._covered = -1
+        self._pending: dict[tuple[str, int], I64] = {}
+        self._covered: dict[str, int] = {}
 
     def learned(self, deltas: Sequence[Delta]) -> I64:
-        """The completion times, in Unix ms, of the samples that `deltas`, once applied, complete."""
+        """The times, in Unix ms, of the samples that `deltas`, once applied, complete."""
         for delta in deltas:
             self._steps[delta.shard] = delta.steps
-        covered = covered_step(self._steps)
-        # less than before: the shards were restored from an older state, and its steps are pushed again
-        before = min(self._covered, covered)
+        covered = covered_steps(self._steps)
         for delta in deltas:
-            self._pending.update((t.step, t.completed_at) for t in delta.traces if t.step > before)
-        done = sorted(step for step in self._pending if step <= covered)
-        times = [self._pending.pop(step) for step in done]
+            self._pending.update(
+                ((trace.trainer, trace.step), trace.completed_at)
+                for trace in delta.traces
+                if trace.step > self._before(trace.trainer, covered)
+            )
+        done = sorted(key for key in self._pending if key[1] <= covered.get(key[0], -1))
+        times = [self._pending.pop(key) for key in done]
         self._covered = covered
         return np.concatenate(times) if times else np.empty(0, np.int64)
 
+    def _before(self, trainer: str, covered: Mapping[str, int]) -> int:
+        """The step up to which nothing is new.
 
-def covered_step(steps: Sequence[Mapping[str, int]]) -> int:
-    """The last step that every shard has of a trainer, of the trainer that is furthest; -1 for none."""
-    trainers = {trainer for shard in steps for trainer in shard}
-    return max((min(shard.get(trainer, -1) for shard in steps) for trainer in trainers), default=-1)
+        It may be less than before: the shards were restored from an older state, and steps are pushed again.
+        """
+        return min(self._covered.get(trainer, -1), covered.get(trainer, -1))
+
+
+def covered_steps(steps: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The last step that every shard has, of each trainer that every shard knows."""
+    trainers = set.intersection(*(set(shard) for shard in steps))
+    return {trainer: min(shard[trainer] for shard in steps) for trainer in trainers}

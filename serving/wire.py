@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from schema.records import Action, ActionBatch, Profile
 from serving.feed import Feed
@@ -20,11 +20,21 @@ MAX_VALUES: Final = 1000
 _TEXT: Final = 200
 _FLOAT32: Final = 3.4e38
 
-Id = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
-Millis = Annotated[int, Field(ge=0, le=(1 << 53) - 1, description="Unix milliseconds")]
+
+def _whole(value: object) -> object:
+    """To JSON, 1.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole: Final = BeforeValidator(_whole)
+Id = Annotated[int, Field(ge=0, le=(1 << 63) - 1), _Whole]
+Millis = Annotated[int, Field(ge=0, le=(1 << 53) - 1, description="Unix milliseconds"), _Whole]
+Surface = Annotated[int, Field(ge=0, le=(1 << 31) - 1), _Whole]
+Size = Annotated[int, Field(ge=1, le=1000), _Whole]
 Name = Annotated[str, Field(min_length=1, max_length=_TEXT)]
 Number = Annotated[float, Field(ge=-_FLOAT32, le=_FLOAT32, allow_inf_nan=False)]
-Value = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | Annotated[str, Field(max_length=_TEXT)]
+_Long = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1), _Whole]
+Value = _Long | Annotated[str, Field(max_length=_TEXT)]
 Fields = Annotated[
     dict[Name, Annotated[list[Value], Field(max_length=MAX_VALUES)]], Field(max_length=MAX_FIELDS)
 ]
@@ -39,24 +49,28 @@ class FeedRequest(_Model):
     """Who asks, where, and for how many items (by default and at most `serving.feed_size`)."""
 
     user_id: Id
-    surface: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
-    size: Annotated[int, Field(ge=1, le=1000)] | None = None
+    surface: Surface = 0
+    size: Size | None = None
 
 
 class FeedItem(_Model):
-    """One item of a feed; `scores` is empty, and `score` 0, where popularity ordered it."""
+    """One item of a feed; `scores` is empty, and `score` 0, where popularity ordered it.
+
+    `explored`: it was drawn at random for this position.
+    """
 
     item_id: int
     position: int
     score: float
     scores: dict[str, float]
+    explored: bool
 
 
 class ModelInfo(_Model):
     """The parameters that ranked a feed: the dense version (0: none) and each shard's (epoch, clock)."""
 
     dense: int
-    shards: list[tuple[int, int]]
+    shards: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 class FeedResponse(_Model):
@@ -132,6 +146,14 @@ class UsersRequest(_Model):
     users: Annotated[list[UserIn], Field(min_length=1, max_length=MAX_PROFILES)]
 
 
+class SyncSettings(_Model):
+    """How a replica takes its rounds; what is left out stays as it is."""
+
+    paused: bool | None = None
+    sparse_seconds: Annotated[float, Field(ge=1, le=3600)] | None = None
+    dense_seconds: Annotated[float, Field(ge=1, le=3600)] | None = None
+
+
 class Problem(_Model):
     """What is wrong with one field of a request; `field` is its path, such as "actions.0.kind"."""
 
@@ -151,6 +173,41 @@ class Unavailable(_Model):
     detail: str
 
 
+class Refused(_Model):
+    """The answer to a request that is not let in."""
+
+    detail: str
+
+
+class ItemSlots(_Model):
+    """The values that an item gives each of its slots: integers as they are, others as their hashes."""
+
+    item_id: int
+    slots: dict[str, list[int]]
+
+
+class ExplainedItem(_Model):
+    """One item of an explained request: its slots, and its scores as served and as computed again."""
+
+    item_id: int
+    propensity: float | None
+    slots: dict[str, list[int]]
+    served: dict[str, float]
+    again: dict[str, float]
+
+
+class Explanation(_Model):
+    """A request as its log has it; `same_bits`: the log gives the very scores that were served."""
+
+    request_id: str
+    user_id: int
+    event_time: int
+    model: ModelInfo
+    context: dict[str, list[int]]
+    items: list[ExplainedItem]
+    same_bits: bool
+
+
 class Accepted(_Model):
     """How many actions or profiles were taken in."""
 
@@ -167,6 +224,7 @@ def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
             position=position,
             score=final[position],
             scores=dict(zip(tasks, rows[position], strict=True)) if rows else {},
+            explored=bool(feed.explored[position]),
         )
         for position, item in enumerate(feed.items)
     ]
@@ -174,5 +232,5 @@ def feed_response(feed: Feed, tasks: Sequence[str]) -> FeedResponse:
         request_id=feed.request_id,
         event_time=feed.event_time,
         items=items,
-        model=ModelInfo(dense=feed.version.dense, shards=list(feed.version.shards)),
+        model=ModelInfo(dense=feed.version.dense, shards=[list(at) for at in feed.version.shards]),
     )

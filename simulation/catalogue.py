@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-
+from simulation.chance import Purpose, uniform
 from simulation.truth import World
 
 CHUNK: Final = 500
@@ -14,8 +13,8 @@ _TYPES: Final = ("NORMAL", "AD")
 _REGIONS: Final = 10
 
 
-def item_bodies(world: World, event_time: int) -> Iterator[dict[str, Any]]:
-    """Bodies for `POST /v1/items`, at most CHUNK items each."""
+def item_bodies(world: World, event_time: int, wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Bodies for `POST /v1/items` that tell of the items `wanted`, at most CHUNK each."""
     items = world.items
     entries = [
         {
@@ -28,7 +27,7 @@ def item_bodies(world: World, event_time: int) -> Iterator[dict[str, Any]]:
             "numbers": {"duration_seconds": round(float(items.durations[i]), 3)},
             "event_time": event_time,
         }
-        for i in range(len(items.topics))
+        for i in wanted
     ]
     yield from ({"items": entries[at : at + CHUNK]} for at in range(0, len(entries), CHUNK))
 
@@ -36,7 +35,8 @@ def item_bodies(world: World, event_time: int) -> Iterator[dict[str, Any]]:
 def user_bodies(world: World) -> Iterator[dict[str, Any]]:
     """Bodies for `POST /v1/users`, at most CHUNK users each. The region says nothing of a user's taste."""
     groups = world.users.groups
-    regions = np.random.default_rng([world.seed, len(groups)]).integers(0, _REGIONS, len(groups))
+    draws = uniform(world.seed, Purpose.REGION, range(len(groups)))
+    regions = (draws * _REGIONS).astype(int).tolist()
     entries = [
         {
             "user_id": i,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -20,6 +21,8 @@ _LONGEST_WAIT_SECONDS: Final = 2.0
 # statuses below 500 that another try may change: timeout, too early, too many requests
 _PASSING: Final = frozenset({408, 425, 429})
 
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -30,13 +33,21 @@ class ReplicaClient:
         http: the connection pool; its timeouts bound each try.
         urls: the replicas, such as "http://127.0.0.1:18080".
         sleep: waits between tries, 0.1 s at first, twice as long each time up to 2 s.
+        headers: sent with every request, such as the API key.
 
     Attributes:
         errors: how many tries failed, for whatever reason.
     """
 
-    def __init__(self, http: httpx.AsyncClient, urls: Sequence[str], sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        urls: Sequence[str],
+        sleep: Sleep = asyncio.sleep,
+        headers: Mapping[str, str] = _NO_HEADERS,
+    ) -> None:
         self.errors = 0
+        self._headers = {"content-type": "application/json", **headers}
         self._http = http
         self._urls = urls
         self._sleep = sleep
@@ -64,7 +75,7 @@ class ReplicaClient:
     async def _try(self, path: str, content: bytes) -> bytes | None:
         url = self._urls[self._at % len(self._urls)] + path
         try:
-            answer = await self._http.post(url, content=content, headers={"content-type": "application/json"})
+            answer = await self._http.post(url, content=content, headers=self._headers)
         except httpx.RequestError as error:
             self._failed(url, repr(error))
             return None

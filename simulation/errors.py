@@ -4,7 +4,8 @@ HeadwaterError
 └── SimulationError
     ├── LogError            a recorded log is missing, unreadable, or not of the expected form
     ├── ServingUnavailable  no replica took the simulated items and users in time
-    └── Rejected            a replica refused a request for good (a 4xx status)
+    ├── Rejected            a replica refused a request for good (a 4xx status)
+    └── OpsPortTaken        the simulator's own endpoint cannot be listened on
 """
 
 from __future__ import annotations
@@ -26,3 +27,7 @@ class ServingUnavailable(SimulationError):  # noqa: N818 - named for what happen
 
 class Rejected(SimulationError):  # noqa: N818 - named for what happened
     """A replica answered with a status that no retry changes. The text has the status and the body."""
+
+
+class OpsPortTaken(SimulationError):  # noqa: N818 - named for what happened
+    """`simulation.ops_port` is not free. The text names the address."""

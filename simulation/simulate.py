@@ -9,7 +9,8 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -18,10 +19,14 @@ import msgspec
 import typer
 
 from runtime import logs
+from runtime.ops import OpsServer
 from schema.config import Config
 from schema.config_file import load_config
 from schema.errors import HeadwaterError
+from simulation.arms import Arms
 from simulation.client import TIMEOUT, ReplicaClient
+from simulation.control import Control
+from simulation.errors import OpsPortTaken
 from simulation.truth import World
 from simulation.visits import MOST_AT_ONCE, Visits
 
@@ -32,13 +37,18 @@ _REPORT_SECONDS: Final = 10.0
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What the simulated users did. `errors` counts failed tries, most of which a later try made good."""
+    """What the simulated users did. `errors` counts failed tries, most of which a later try made good.
+
+    `trends` are those that set in, each with its time in Unix ms.
+    """
 
     feeds: int
     impressions: int
     actions: int
     errors: int
     click_rate: float
+    born: int = 0
+    trends: list[dict[str, Any]] = []
 
 
 async def simulate(config: Config, rate: float, seconds: float | None, http: httpx.AsyncClient) -> Summary:
@@ -48,21 +58,57 @@ async def simulate(config: Config, rate: float, seconds: float | None, http: htt
         ServingUnavailable: no replica took the items and users within `launch.ready_seconds`.
         Rejected: a replica refuses the items or the users.
     """
-    urls = [f"http://{r.host}:{r.port}" for r in config.serving.replicas]
-    client = ReplicaClient(http, urls)
-    visits = Visits(config, World(config.simulation), client)
+    arms = _arms(config, http)
+    visits = Visits(config, World(config.simulation), arms)
+    control = Control(visits, config, asyncio.get_running_loop())
     stop = _stop_on_signals()
-    if await _unless(stop, visits.introduce(config.launch.ready_seconds)):
-        _log.info("%g feeds a second from %s", rate, ", ".join(urls))
-        if seconds is not None:
-            asyncio.get_running_loop().call_later(seconds, stop.set)
-        reporter = asyncio.create_task(_report(visits, client))
-        await visits.run(rate, stop)
-        reporter.cancel()
-        given_up = await visits.finish(DRAIN_SECONDS)
-        if given_up:
-            _log.warning("%d visits had actions that no replica took within %g s", given_up, DRAIN_SECONDS)
-    return _summary(visits, client)
+    async with _ops(config, control):
+        if await _unless(stop, visits.introduce(config.launch.ready_seconds)):
+            _log.info("%g feeds a second", rate)
+            if seconds is not None:
+                asyncio.get_running_loop().call_later(seconds, stop.set)
+            reporter = asyncio.create_task(_report(visits, arms))
+            await visits.run(rate, stop)
+            reporter.cancel()
+            given_up = await visits.finish(DRAIN_SECONDS)
+            if given_up:
+                _log.warning(
+                    "%d visits had actions that no replica took within %g s", given_up, DRAIN_SECONDS
+                )
+    _log.info("what was truly served is in %s", visits.ledger.write(Path(config.run_dir)))
+    return _summary(visits, arms, control)
+
+
+def _arms(config: Config, http: httpx.AsyncClient) -> Arms:
+    live, frozen = (
+        [
+            f"http://{r.host}:{r.port}"
+            for r in config.serving.replicas
+            if (r.freeze_after_seconds is not None) is is_frozen
+        ]
+        for is_frozen in (False, True)
+    )
+    headers = {"x-api-key": config.serving.api_key} if config.serving.api_key else {}
+    clients = [ReplicaClient(http, urls, headers=headers) for urls in (live, frozen) if urls]
+    return Arms(config.simulation.seed, *clients)
+
+
+@asynccontextmanager
+async def _ops(config: Config, control: Control) -> AsyncIterator[None]:
+    port = config.simulation.ops_port
+    try:
+        ops = OpsServer(config.ops_host, port, lambda: True, control.reports, control.commands)
+    except OSError as error:
+        raise OpsPortTaken(
+            f"simulation.ops_port: {config.ops_host}:{port} cannot be listened on ({error.strerror}); "
+            "legal is a free port of this machine"
+        ) from error
+    ops.start()
+    try:
+        yield
+    finally:
+        # its threads wait for this event loop, which must go on meanwhile
+        await asyncio.to_thread(ops.stop)
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -86,7 +132,7 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     return False
 
 
-async def _report(visits: Visits, client: ReplicaClient) -> None:
+async def _report(visits: Visits, arms: Arms) -> None:
     while True:
         await asyncio.sleep(_REPORT_SECONDS)
         counts = visits.counts
@@ -95,15 +141,17 @@ async def _report(visits: Visits, client: ReplicaClient) -> None:
             counts.feeds,
             counts.impressions,
             counts.actions,
-            client.errors,
+            arms.errors,
             counts.skipped,
         )
 
 
-def _summary(visits: Visits, client: ReplicaClient) -> Summary:
+def _summary(visits: Visits, arms: Arms, control: Control) -> Summary:
     counts = visits.counts
     click_rate = round(counts.clicks / counts.impressions, 4) if counts.impressions else 0.0
-    return Summary(counts.feeds, counts.impressions, counts.actions, client.errors, click_rate)
+    return Summary(
+        counts.feeds, counts.impressions, counts.actions, arms.errors, click_rate, counts.born, control.trends
+    )
 
 
 async def _run(config: Config, rate: float, seconds: float | None) -> Summary:

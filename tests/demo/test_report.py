@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from demo.collect import Snapshot
+from demo.interest import Truth
+from demo.plan import Plan, plan
 from demo.report import Outcome, build_report
+from schema.config_file import load_config
 
 TASKS = ("click", "long_view", "like")
 
@@ -86,6 +91,72 @@ def test_freshness_is_held_to_its_bar_at_steady_load_only() -> None:
     replayed = build_report(Outcome("replay", 10.0, {}, 100, {}, {}, slow))
     assert "freshness_p99_seconds" not in replayed["bars"]
     assert replayed["freshness_seconds"]["kind"] == "backlog"
+
+
+def truth(live: float, frozen: float, *, dip: float = 0.0) -> Truth:
+    """Feeds of 40 users over 100 s, every other user's by the frozen replica; the live ones dip at 50 s."""
+    n = 4_000
+    times, users = np.arange(n) * 25, np.arange(n) % 40
+    noise = np.random.default_rng(1).normal(0, 0.01, n)
+    interest = np.where(users % 2 == 1, frozen, live) + noise
+    interest[(times >= 50_000) & (times < 60_000) & (users % 2 == 0)] -= dip
+    return Truth(times, users, users % 2 == 1, interest)
+
+
+def compared(account: Truth) -> dict[str, Any]:
+    live = {"freshness": {"count": 5, "p50": 1.0, "p99": 2.0}}
+    frozen = {"freshness": {"count": 5, "p50": 90.0, "p99": 99.0}, "paused": True, "paused_at": 10_000}
+    final = Snapshot(TRAINER, (), (), (live, frozen))
+    driver = {"trends": [{"at": 50_000, "topic": 3, "strength": 0.7}]}
+    return build_report(Outcome("simulated", 100.0, driver, 100, {}, {"shard-0": True}, final, account))
+
+
+def test_the_comparison_with_a_frozen_replica() -> None:
+    report = compared(truth(0.5, 0.4, dip=0.2))
+    served = report["served_interest"]
+    assert served["live"] == pytest.approx(0.5 - 0.2 / 9, abs=0.005)
+    assert served["low"] < served["difference"] == pytest.approx(0.1 - 0.2 / 9, abs=0.005)
+    assert served["low"] > 0.05
+    assert served["high"] < 0.11
+    assert served["users"] == {"live": 20, "frozen": 20}
+    assert report["trend_recovery_seconds"] == pytest.approx(11.5, abs=0.6)
+    assert report["trend"]["lowest"] == pytest.approx(0.3, abs=0.02)
+    assert report["bars"]["served_interest.low"]["met"]
+    assert report["bars"]["trend_recovery_seconds"]["met"]
+    assert report["freshness_seconds"]["p99"] == 2.0, "the frozen replica's does not count"
+
+
+def test_a_comparison_that_goes_the_other_way_says_so() -> None:
+    report = compared(truth(0.4, 0.5))
+    assert report["served_interest"]["high"] < 0
+    assert not report["bars"]["served_interest.low"]["met"]
+
+
+def test_a_loss_that_lasts_has_no_recovery() -> None:
+    account = truth(0.5, 0.4)
+    account.interest[account.times >= 50_000] -= 0.2
+    report = compared(account)
+    assert report["trend_recovery_seconds"] is None
+    assert not report["bars"]["trend_recovery_seconds"]["met"]
+
+
+def test_without_a_comparison_its_fields_are_null() -> None:
+    assert build_report(GOOD)["served_interest"] is None
+    assert build_report(GOOD)["trend_recovery_seconds"] is None
+    empty = Truth(*(np.zeros(0, kind) for kind in (np.int64, np.int64, bool, float)))
+    assert compared(empty)["served_interest"] is None
+
+
+def test_a_run_that_is_long_enough_has_a_frozen_replica_and_a_trend() -> None:
+    config = load_config(Path("configs/local.yaml"))
+    assert plan(config, 59.0, 1) == Plan(config)
+    compared_with = plan(config, 240.0, 12345)
+    assert compared_with.trend_after == 120.0
+    *live, frozen = compared_with.config.serving.replicas
+    assert tuple(live) == config.serving.replicas
+    assert (frozen.port, frozen.freeze_after_seconds) == (12345, 30.0)
+    again = plan(compared_with.config, 240.0, 999)
+    assert again.config.serving.replicas == compared_with.config.serving.replicas
 
 
 def test_a_run_whose_trainer_is_gone_still_has_a_report() -> None:

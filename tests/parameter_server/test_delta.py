@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parameter_server import wire
-from parameter_server.delta import Changes, Delta, sealed
+from parameter_server.delta import Changes, Chunk, Delta, seal_of, sealed
 from parameter_server.errors import DeltaError, InvalidRequest
 from parameter_server.replica import ReplicaTables
 from parameter_server.router import shard_of
@@ -24,8 +24,9 @@ TABLES = ("embedding", "wide")
 
 
 def over_the_wire(delta: Delta) -> Delta:
-    schema = wire.delta_schema(delta)
-    return wire.decode_delta(schema, [wire.encode_chunk(chunk, schema) for chunk in delta.chunks])
+    schema = wire.delta_schema(delta.span)
+    batches = [(wire.encode_chunk(chunk, schema), None) for chunk in delta.chunks]
+    return wire.decode_delta(schema, [*batches, (wire.empty_batch(schema), wire.encode_trailer(delta))])
 
 
 def fetch(shard: Shard, replica: ReplicaTables) -> Delta:
@@ -80,8 +81,8 @@ def test_a_delta_carries_only_what_changed() -> None:
     assert [c.ids.tolist() for c in delta.chunks if len(c.ids)] == [[5]]
     assert [c.removed.tolist() for c in delta.chunks if len(c.removed)] == [[500]]
     assert dict(delta.steps) == {"trainer": 99}
-    assert [(t.clock, t.step, t.completed_at.tolist()) for t in delta.traces] == [
-        (delta.from_clock + 1, 99, [8])
+    assert [(t.clock, t.trainer, t.step, t.completed_at.tolist()) for t in delta.traces] == [
+        (delta.from_clock + 1, "trainer", 99, [8])
     ]
 
 
@@ -315,13 +316,18 @@ def test_an_empty_delta_moves_the_clock() -> None:
     assert replica.position(0) == (shard.epoch, 1)
 
 
+def of_one(delta: Delta, chunk: Chunk) -> Delta:
+    one = dataclasses.replace(delta, count=1, chunks=(chunk,))
+    return dataclasses.replace(one, seal=seal_of(one, [chunk.checksum]))
+
+
 def test_a_chunk_with_an_id_twice_is_refused() -> None:
     delta = Shard(config(), 0).delta(None)
     twice = Changes(u64([1, 1]), np.ones((2, 4), np.float32), u64([]))
     chunk = sealed(delta.span, "embedding", 0, twice)
     replica = ReplicaTables(config())
     with pytest.raises(DeltaError, match="an id twice"):
-        replica.apply([dataclasses.replace(delta, count=1, chunks=(chunk,))])
+        replica.apply([of_one(delta, chunk)])
 
 
 def test_a_sealed_chunk_of_nothing_is_whole() -> None:
@@ -330,5 +336,5 @@ def test_a_sealed_chunk_of_nothing_is_whole() -> None:
     empty = Changes(u64([]), np.empty((0, 4), np.float32), u64([]))
     chunk = sealed(delta.span, "embedding", 0, empty)
     replica = ReplicaTables(shard.config)
-    replica.apply([over_the_wire(dataclasses.replace(delta, count=1, chunks=(chunk,)))])
+    replica.apply([over_the_wire(of_one(delta, chunk))])
     assert replica.row_counts()["embedding"] == 0

@@ -33,7 +33,7 @@ def push(table: Table, ids: list[int], clock: int, now: int = 0, value: float = 
 
 def held(table: Table) -> dict[int, int]:
     """The width of each id with a row."""
-    rows = table.changed(0)
+    rows = contents.taken(table._rows, table._rows.live())
     return dict(zip(rows.ids.tolist(), rows.widths.tolist(), strict=True))
 
 
@@ -283,6 +283,7 @@ def test_a_table_that_empties_gives_its_memory_back_and_loses_nothing() -> None:
     before = table.pull(u64(range(20_000)))
     for clock in range(3, 100):
         table.maintain(0, clock, 1000)
+        table.pack(1000)
     table.check_integrity()
     assert len(table._rows.records) <= grown // 8
     assert np.array_equal(table.pull(u64(range(20_000))), before)

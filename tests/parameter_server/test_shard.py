@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from parameter_server.dense import DenseVersion
-from parameter_server.errors import InvalidRequest
+from parameter_server.errors import InvalidRequest, TrimmedError
+from parameter_server.image import ShardImage
 from parameter_server.replica import ReplicaTables
 from parameter_server.shard import MAINTAIN_EVERY, TRACES_KEPT, Shard
 from schema.config import TableConfig
@@ -90,6 +91,17 @@ def test_the_ring_of_traces_is_bounded() -> None:
 def test_every_start_draws_a_new_epoch() -> None:
     assert len({Shard(config(), 0).epoch for _ in range(20)}) == 20
     assert 0 <= Shard(config(), 0).epoch < 2**63
+
+
+def test_a_delta_under_way_when_its_shard_is_restored_does_not_end() -> None:
+    shard = Shard(config(), 0)
+    shard.push("a", 0, {"embedding": (IDS, ONES)}, 0)
+    stream = iter(shard.stream(None))
+    next(stream)
+    shard.restore(ShardImage())
+    with pytest.raises(TrimmedError, match="restored meanwhile"):
+        list(stream)
+    assert shard.row_counts()["embedding"] == 0
 
 
 def test_dense_versions_only_rise() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parameter_server import contents
+from parameter_server import contents, digests
 from parameter_server.errors import InvalidRequest
 from parameter_server.store import RowStore
 from parameter_server.table import Table
@@ -18,6 +20,11 @@ from tests.parameter_server.naive import NaiveTable, digest, first_vector
 
 def make(config: TableConfig = SMALL, tombstones_kept: int = 100) -> Table:
     return Table(config, tombstones_kept)
+
+
+def columns(table: Table, clock: int) -> SimpleNamespace:
+    """Every column of the rows with a version above `clock`."""
+    return SimpleNamespace(**table.copied(table.newer(clock), table.column_names))
 
 
 def oracle(config: TableConfig = SMALL) -> NaiveTable:
@@ -73,10 +80,10 @@ def test_a_push_sets_version_and_last_use_of_its_rows_alone() -> None:
     table = make()
     table.push(u64([1, 2]), np.ones((2, 4), np.float32), 1, event_time=5000)
     table.push(u64([2, 3]), np.ones((2, 4), np.float32), 2, event_time=4000)
-    rows = table.changed(0)
+    rows = columns(table, 0)
     state = {int(i): (int(v), int(t)) for i, v, t in zip(rows.ids, rows.versions, rows.last_use, strict=True)}
     assert state == {1: (1, 5000), 2: (2, 5000), 3: (2, 4000)}
-    assert sorted(table.changed(1).ids.tolist()) == [2, 3]
+    assert sorted(columns(table, 1).ids.tolist()) == [2, 3]
 
 
 def test_a_reused_row_starts_afresh() -> None:
@@ -87,8 +94,8 @@ def test_a_reused_row_starts_afresh() -> None:
     for t in (table, fresh):
         t.push(u64([2]), ones, 3, event_time=5)
     assert np.array_equal(table.pull(u64([2])), fresh.pull(u64([2])))
-    assert table.changed(0).state.tolist() == fresh.changed(0).state.tolist()
-    assert table.changed(0).last_use.tolist() == [1000], "whole seconds, rounded up"
+    assert columns(table, 0).state.tolist() == columns(fresh, 0).state.tolist()
+    assert columns(table, 0).last_use.tolist() == [1000], "whole seconds, rounded up"
 
 
 def test_it_grows_far_beyond_its_capacity() -> None:
@@ -123,11 +130,11 @@ def test_a_malformed_push_is_refused_and_changes_nothing(
 ) -> None:
     table = make()
     table.push(u64([1]), np.ones((1, 4), np.float32), 1, 0)
-    before = table.digest()
+    before = table.digest("fp32")
     with pytest.raises(InvalidRequest, match=f"table embedding: .*{message}") as refusal:
         table.push(ids, values, 2, 0)
     assert isinstance(refusal.value, ValueError)
-    assert (table.digest(), len(table)) == (before, 1)
+    assert (table.digest("fp32"), len(table)) == (before, 1)
 
 
 def test_a_malformed_pull_or_removal_is_refused() -> None:
@@ -144,23 +151,23 @@ def test_digest_is_of_content_not_of_history_or_state() -> None:
         ids = rng.integers(0, 50, 20, dtype=np.uint64)
         table.push(ids, gradients(rng, 20), clock, 0)
     table.remove(u64(range(10)), 6)
-    rows = table.changed(0)
+    rows = columns(table, 0)
     replica = RowStore(SMALL, state=False)
-    order = rng.permutation(len(rows))
+    order = rng.permutation(len(rows.ids))
     contents.upsert(replica, rows.ids[order], rows.vectors[order], 1)
     content = dict(zip(rows.ids.tolist(), rows.vectors, strict=True))
-    assert table.digest() == contents.digest(replica, replica.live()) == digest(content)
+    assert table.digest("fp32") == digests.digest(replica, replica.live(), lambda v: v) == digest(content)
 
 
 def test_saved_rows_load_into_an_equal_table() -> None:
     table, loaded = make(), make()
     rng = np.random.default_rng(4)
     table.push(u64(range(100)), gradients(rng, 100), 1, event_time=7)
-    loaded.load(table.changed(0))
+    loaded.restore(u64([]), table.copied(table.newer(0), table.column_names))
     g = gradients(rng, 100)
     for t in (table, loaded):
         t.push(u64(range(100)), g, 2, 8)
-    assert table.digest() == loaded.digest()
+    assert table.digest("fp32") == loaded.digest("fp32")
     loaded.check_integrity()
 
 

@@ -82,10 +82,17 @@ def test_a_delta_survives_the_round_trip() -> None:
     shard.push("a", 7, {"embedding": (u64(range(12)), np.ones((12, 4), np.float32))}, 0, [5, 6])
     shard.evict("embedding", u64([3]))
     delta = shard.delta((shard.epoch, 0))
-    schema = wire.delta_schema(delta)
-    back = wire.decode_delta(schema, [wire.encode_chunk(chunk, schema) for chunk in delta.chunks])
+    schema = wire.delta_schema(delta.span)
+    batches = [(wire.encode_chunk(chunk, schema), None) for chunk in delta.chunks]
+    ending = (wire.empty_batch(schema), wire.encode_trailer(delta))
+    back = wire.decode_delta(schema, [*batches, ending])
+    with pytest.raises(DeltaError, match=r"shard 0: it was cut off after \d chunks"):
+        wire.decode_delta(schema, batches)
     assert (back.span, dict(back.steps), back.count) == (delta.span, {"a": 7}, delta.count)
-    assert [(t.clock, t.step, t.completed_at.tolist()) for t in back.traces] == [(1, 7, [5, 6])]
+    assert [(t.clock, t.trainer, t.step, t.completed_at.tolist()) for t in back.traces] == [
+        (1, "a", 7, [5, 6])
+    ]
+    assert back.seal == delta.seal
     assert [c.checksum for c in back.chunks] == [c.checksum for c in delta.chunks]
 
 

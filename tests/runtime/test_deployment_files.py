@@ -1,5 +1,6 @@
 """The compose file and the Dockerfile name the same roles, commands and broker as the code does."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def config():
 def test_the_services_are_the_roles_of_the_cluster_with_their_commands(compose, config):
     roles = {spec.name: ["python", *spec.argv[1:]] for spec in process_specs(config, _CLUSTER)}
     services = {name: service.get("command") for name, service in compose["services"].items()}
-    assert services.pop("kafka") is None
+    for bought in ("kafka", "prometheus", "grafana"):
+        assert services.pop(bought) is None
     assert services == roles
 
 
@@ -57,3 +59,37 @@ def test_the_dockerfile_is_made_of_known_instructions_and_starts_the_launcher():
     assert set(instructions) <= {"FROM", "ARG", "WORKDIR", "ENV", "COPY", "RUN", "CMD"}
     assert lines[0] == "FROM python:3.11-slim"
     assert lines[-1] == f'CMD ["python", "-m", "runtime.launch", "{_CLUSTER}"]'
+
+
+def test_prometheus_asks_every_role_where_it_answers(config):
+    scraped = yaml.safe_load(Path("ops/prometheus.yml").read_text())["scrape_configs"]
+    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped}
+    assert targets == {
+        "shard": [f"{s.host}:{s.ops_port}" for s in config.parameter_server.shards],
+        "joiner": [f"joiner-{i}:{config.streaming.ops_port + i}" for i in range(config.streaming.workers)],
+        "trainer": [f"trainer:{config.trainer.ops_port}"],
+        "replica": [f"{r.host}:{r.port}" for r in config.serving.replicas],
+    }
+
+
+def test_dashboards_and_alerts_ask_for_metrics_that_exist():
+    dashboard = json.loads(Path("ops/grafana/dashboards/headwater.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    rules = yaml.safe_load(Path("ops/alerts.yml").read_text())["groups"][0]["rules"]
+    asked += [rule["expr"] for rule in rules]
+    code = "\n".join(
+        file.read_text()
+        for folder in ("serving", "trainer", "streaming")
+        for file in Path(folder).glob("*.py")
+    )
+    quality = {f"headwater_trainer_{name}" for name in ("auc", "calibration")}
+    for expression in asked:
+        for metric in re.findall(r"\b(?:headwater|joiner)_[a-z_]+", expression):
+            name = re.sub(r"_(total|bucket)$", "", metric)
+            assert metric in quality or f'"{name}"' in code, f"{metric} in {expression}"
+
+
+def test_every_alert_says_what_it_means_and_where_to_look():
+    for rule in yaml.safe_load(Path("ops/alerts.yml").read_text())["groups"][0]["rules"]:
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert set(rule["annotations"]) == {"summary", "look"}

@@ -12,12 +12,13 @@ import pytest
 from runtime.launch import supervise
 from runtime.ports import free_port
 from runtime.roles import process_specs, select
+from schema.config import DumpConfig
 from schema.config_file import load_config
 from schema.errors import ConfigError
 from tests.polling import wait_until
 
 _LOCAL = Path("configs/local.yaml")
-_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0"]
+_NAMES = ["kafka", "topics", "shard-0", "shard-1", "joiner-0", "trainer", "replica-0", "console"]
 
 
 @pytest.fixture
@@ -53,6 +54,12 @@ def test_the_command_lines_of_the_roles(specs):
     assert commands["topics"] == "-m runtime.topics run/config.yaml"
 
 
+def test_a_configured_dump_is_a_role(config):
+    streaming = msgspec.structs.replace(config.streaming, dump=DumpConfig())
+    specs = process_specs(msgspec.structs.replace(config, streaming=streaming), Path("c"))
+    assert " ".join(next(s for s in specs if s.name == "dump").argv[1:]) == "-m streaming.dump c"
+
+
 @pytest.mark.parametrize(
     ("only", "started"),
     [
@@ -68,7 +75,7 @@ def test_only_takes_kinds_and_names(specs, only, started):
 
 def test_an_unknown_role_is_refused_with_the_legal_ones(specs):
     with pytest.raises(
-        ConfigError, match=r"only: shard-7, worker; legal are joiner, joiner-0, kafka, .*trainer"
+        ConfigError, match=r"only: shard-7, worker; legal are console, joiner, joiner-0, kafka, .*trainer"
     ):
         select(specs, ["worker", "shard-7", "kafka"])
 

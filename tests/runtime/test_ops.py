@@ -22,8 +22,8 @@ def broken() -> bool:
 def serve():
     servers = []
 
-    def start(ready=lambda: True, reports=None):
-        server = OpsServer("127.0.0.1", 0, ready, reports)
+    def start(ready=lambda: True, reports=None, commands=None):
+        server = OpsServer("127.0.0.1", 0, ready, reports, commands)
         server.start()
         servers.append(server)
         return f"http://127.0.0.1:{server.port}"
@@ -120,3 +120,20 @@ def test_numbers_of_numpy_and_nan_become_plain_json(case):
             to_json(case.value)
     else:
         assert json.loads(to_json(case.value)) == case.json
+
+
+def test_a_command_takes_an_object_and_says_what_is_wrong(serve):
+    def double(given):
+        if "n" not in given:
+            raise ValueError("n: missing; legal is a number")
+        return {"n": given["n"] * 2}
+
+    base = serve(commands={"double": double, "broken": lambda _given: broken()})
+    assert httpx.post(f"{base}/command/double", json={"n": 4}).json() == {"n": 8}
+    assert httpx.post(f"{base}/command/double").status_code == 422
+    assert "legal is a JSON object" in httpx.post(f"{base}/command/double", content=b"[1]").text
+    assert httpx.post(f"{base}/command/double", content=b"x" * (1 << 17)).status_code == 422
+    assert httpx.post(f"{base}/command/broken", json={}).status_code == 500
+    unknown = httpx.post(f"{base}/command/halve", json={})
+    assert (unknown.status_code, unknown.text) == (404, "command: 'halve'; legal are broken, double\n")
+    assert httpx.get(f"{base}/command/double").status_code == 404

@@ -9,7 +9,22 @@ from pathlib import Path
 import pytest
 
 _SCRIPTS = Path("scripts").resolve()
-_WRAPPERS = ["bench", "demo", "kafka", "launch", "lint", "lock", "replay", "simulate", "test"]
+_WRAPPERS = [
+    "backfill",
+    "bench",
+    "demo",
+    "explain",
+    "kafka",
+    "launch",
+    "lint",
+    "lock",
+    "ps",
+    "render-k8s",
+    "replay",
+    "simulate",
+    "soak",
+    "test",
+]
 
 
 def bash(command, cwd=None, **env):
@@ -62,8 +77,11 @@ def test_no_script_is_without_a_test():
         ("demo --seconds 60", "-m demo --seconds 60"),
         ("launch configs/local.yaml --only 'a b'", "-m runtime.launch configs/local.yaml --only a b"),
         ("kafka status --data x", "-m runtime.kafka_cli status --data x"),
+        ("ps why 3:9 --json", "-m parameter_server.ps why 3:9 --json"),
         ("replay --speed max", "-m simulation.replay --speed max"),
         ("simulate", "-m simulation.simulate"),
+        ("explain abc", "-m serving.explain abc"),
+        ("render-k8s configs/cluster.yaml", "-m runtime.kubernetes configs/cluster.yaml"),
         ("test --slow tests/x.py", "-m pytest --slow tests/x.py"),
     ],
 )

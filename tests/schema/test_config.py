@@ -36,6 +36,9 @@ class Case:
 
 
 CASES = [
+    Case("streaming.late_horizon_seconds", 1, ("streaming.late_horizon_seconds: 1", "at least", "5")),
+    Case("streaming.sampling", {"score_task": "x"}, ("streaming.sampling.score_task: 'x'", "click")),
+    Case("streaming.emission", "sometimes", ("streaming.emission", "sometimes")),
     Case("kafka.bootsrap", "a:1", ("kafka.bootsrap: unknown key", "'a:1'", "bootstrap")),
     Case("colour", 1, ("colour: unknown key", "kafka")),
     Case("kafka.local_port", "x", ("kafka.local_port: 'x'", "an integer at least 1 at most 65535")),
@@ -47,6 +50,7 @@ CASES = [
     Case("tasks", [{"name": "a", "actions": ["x"]}] * 2, ("tasks: 'a' is given twice",)),
     Case("parameter_server.tables", [{"name": "embedding", "dim": 0}], ("tables.0.dim: 0", "at least 1")),
     Case("parameter_server.shards", [{"port": 1, "ops_port": 1}], ("addresses", "given twice")),
+    Case("serving.replicas", [{"port": 1, "freeze_after_seconds": 1}], ("goes on learning",)),
     Case(
         "kafka.topics.user_actions",
         {"name": "a", "partitions": 3},

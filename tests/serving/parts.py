@@ -24,13 +24,18 @@ from schema.config import Config
 from schema.config_file import load_config
 from schema.ids import feature_id
 from schema.records import Action, ActionBatch, FeatureLog, Profile
+from schema.stages import Traced, pack
 from serving.api import create_app
 from serving.intake import Intake, Stream
 from serving.outbox import Outbox
 from serving.replica import Replica, new_model
 from serving.senders import Outboxes
 
-CONFIG = load_config(Path(__file__).parents[2] / "configs" / "local.yaml")
+CONFIG = load_config(
+    Path(__file__).parents[2] / "configs" / "local.yaml",
+    # so that a feed is in the order of its scores; exploration has tests of its own
+    {"serving.explore_share": 0},
+)
 NOW = 1_700_000_000_000
 TABLE = "embedding"
 
@@ -76,7 +81,8 @@ class Shards:
         for index, where in split(wanted, len(self.shards)):
             mine = wanted if where is None else wanted[where]
             pairs = {TABLE: (mine, np.full((len(mine), dim), value, np.float32))}
-            self.shards[index].push("trainer-0", step, pairs, 0, completed)
+            traces = pack(Traced(time - 2000, time, time + 10) for time in completed)
+            self.shards[index].push("trainer-0", step, pairs, 0, traces)
 
     def vector(self, wanted: int) -> list[float]:
         """An id's vector, asked of the shard that holds it."""
@@ -114,6 +120,9 @@ class Kept:
     def send(self, record: Any) -> None:
         self.records.append(record)
 
+    def flush(self, timeout: float) -> None:
+        pass
+
     def close(self, timeout: float) -> None:  # noqa: ARG002 - the interface
         self.closed = True
 
@@ -123,6 +132,7 @@ class Still:
     """Something that follows no topic; the test feeds the intake."""
 
     caught_up: bool = True
+    saved_at: int = 0
     running: bool = False
 
     def start(self) -> None:
@@ -165,7 +175,12 @@ class Stage:
         self.intake.take([message(record) for record in records], self.clock())
 
     def request(
-        self, method: str, path: str, body: object = None, content: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        content: Any = None,
+        headers: dict[str, str] | None = None,
     ) -> httpx.Response:
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self.app)
@@ -173,12 +188,12 @@ class Stage:
                 transport=transport, base_url="http://replica", timeout=10
             ) as client:
                 data = json.dumps(body).encode() if content is None and body is not None else content
-                headers = {"content-type": "application/json"}
-                return await client.request(method, path, content=data, headers=headers)
+                sent = {"content-type": "application/json", **(headers or {})}
+                return await client.request(method, path, content=data, headers=sent)
 
         return asyncio.run(ask())
 
-    def post(self, path: str, body: object = None, content: bytes | None = None) -> httpx.Response:
+    def post(self, path: str, body: object = None, content: Any = None) -> httpx.Response:
         return self.request("POST", path, body, content)
 
     def get(self, path: str) -> httpx.Response:

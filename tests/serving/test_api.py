@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schema.records import Action, ActionBatch, Profile
+from serving.gate import MAX_BODY
 from tests.polling import wait_until
 from tests.serving.parts import CONFIG, NOW, TABLE, Stage, did, item, video_ids
 
@@ -266,13 +272,25 @@ def test_the_report(stage):
         "dense_step": 9,
         "rounds": 2,
         "failed_rounds": 0,
+        "paused": False,
+        "paused_at": None,
+        "sparse_seconds": 1.0,
+        "dense_seconds": 2.0,
         "rows": {TABLE: len(ITEMS)},
         "feeds": 1,
         "feature_logs": 1,
         "freshness": {"count": 1, "p50": 0.5, "p99": 0.5},
+        "freshness_stages": {"count": 0},
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),
+        "audit": {"matched": 0, "mismatched": 0},
+        "saved_at": 0,
+        "outboxes": {
+            "feature_logs": {"waiting": 1, "spooled_bytes": 0},
+            "actions": {"waiting": 0, "spooled_bytes": 0},
+            "profiles": {"waiting": 0, "spooled_bytes": 0},
+        },
     }
 
 
@@ -296,3 +314,74 @@ def test_metrics_and_openapi(stage):
         assert name in page
     paths = stage.get("/openapi.json").json()["paths"]
     assert {"/v1/feed", "/v1/actions", "/v1/items", "/v1/users", "/readyz"} <= paths.keys()
+
+
+def test_the_rounds_can_be_paused_and_made_rarer(stage):
+    settings = stage.post("/v1/sync/settings", {"paused": True, "sparse_seconds": 7})
+    assert settings.json() == {"paused": True, "sparse_seconds": 7.0, "dense_seconds": 2.0}
+    report = stage.get("/report/replica").json()
+    assert (report["paused"], report["paused_at"], report["sparse_seconds"]) == (True, stage.clock(), 7.0)
+    assert not stage.post("/v1/sync/settings", {"paused": False}).json()["paused"]
+    assert stage.post("/v1/sync/settings", {"sparse_seconds": 0.5}).status_code == 422
+
+
+def guarded(**changes) -> Stage:
+    serving = msgspec.structs.replace(CONFIG.serving, **changes)
+    stage = Stage(msgspec.structs.replace(CONFIG, serving=serving))
+    stage.learn(*[item(i) for i in ITEMS])
+    return stage
+
+
+def test_with_a_key_only_who_has_it_is_let_in():
+    stage = guarded(api_key="open sesame")
+    assert stage.post("/v1/feed", {"user_id": 1}).status_code == 401
+    for key, status in (("open sesame", 200), ("open sesamf", 401), ("", 401)):
+        answer = stage.request("POST", "/v1/feed", {"user_id": 1}, headers={"x-api-key": key})
+        assert answer.status_code == status
+    assert stage.get("/healthz").status_code == 200, "operators and probes need none"
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_body_that_is_too_large_is_refused_whether_or_not_its_size_is_said(stage, said):
+    content = b" " * (MAX_BODY + 1)
+
+    async def pieces():
+        yield content
+
+    answer = stage.post("/v1/feed", content=content if said else pieces())
+    assert answer.status_code == 413
+    assert str(MAX_BODY) in answer.json()["detail"]
+
+
+def test_too_many_requests_at_once_are_told_to_come_again():
+    stage = guarded(max_requests=2)
+    entered, release = threading.Semaphore(0), threading.Event()
+    retrieve = stage.replica.feeds._retrieve
+
+    def slow(user, moment):
+        entered.release()
+        release.wait(10)
+        return retrieve(user, moment)
+
+    stage.replica.feeds._retrieve = slow
+    with ThreadPoolExecutor(2) as pool:
+
+        async def three():
+            transport = httpx.ASGITransport(stage.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://replica", timeout=10
+            ) as client:
+                two = [asyncio.create_task(client.post("/v1/feed", json={"user_id": u})) for u in (1, 2)]
+                for _ in two:
+                    await asyncio.get_running_loop().run_in_executor(pool, entered.acquire)
+                third = await client.post("/v1/feed", json={"user_id": 3})
+                release.set()
+                return [
+                    third,
+                    *await asyncio.gather(*two),
+                    await client.post("/v1/feed", json={"user_id": 3}),
+                ]
+
+        answers = asyncio.run(three())
+    assert [a.status_code for a in answers] == [429, 200, 200, 200]
+    assert answers[0].headers["retry-after"] == "1"

@@ -7,12 +7,12 @@ import pytest
 
 from parameter_server.delta import Delta, Span, Trace
 from serving.freshness import Freshness
-from serving.traces import Traces, covered_step
+from serving.traces import Traces, covered_steps
 
 
 def delta(shard: int, steps: dict[str, int], traces: list[tuple[int, list[int]]]) -> Delta:
     span = Span(shard, 1, 0, 9, full=False)
-    return Delta(span, steps, tuple(Trace(9, s, np.array(t, np.int64)) for s, t in traces), 0, ())
+    return Delta(span, steps, tuple(Trace(9, "t", s, np.array(t, np.int64)) for s, t in traces), 0, ())
 
 
 def test_percentiles_are_over_what_was_completed_since():
@@ -62,14 +62,25 @@ def test_steps_pushed_again_to_a_restored_shard_count_as_new():
     assert traces.learned([delta(0, {"t": 5}, [(5, [99])])]).tolist() == [99]
 
 
+def test_the_steps_of_two_trainers_are_counted_apart():
+    traces = Traces(1)
+    both = (
+        Trace(1, "a", 3, np.array([30])),
+        Trace(2, "b", 3, np.array([31])),
+        Trace(3, "b", 9, np.array([90])),
+    )
+    found = traces.learned([Delta(Span(0, 1, 0, 9, full=False), {"a": 3, "b": 3}, both, 0, ())])
+    assert found.tolist() == [30, 31]
+
+
 @pytest.mark.parametrize(
     ("steps", "covered"),
     [
-        ([{}, {}], -1),
-        ([{"a": 3}, {}], -1),
-        ([{"a": 3}, {"a": 5}], 3),
-        ([{"a": 3, "old": 1}, {"a": 5, "old": 1}], 3),
+        ([{}, {}], {}),
+        ([{"a": 3}, {}], {}),
+        ([{"a": 3}, {"a": 5}], {"a": 3}),
+        ([{"a": 3, "old": 1}, {"a": 5, "old": 1}], {"a": 3, "old": 1}),
     ],
 )
-def test_covered_step(steps, covered):
-    assert covered_step(steps) == covered
+def test_covered_steps(steps, covered):
+    assert covered_steps(steps) == covered

@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from kafka.errors import KafkaConnectionError
 
 from runtime.errors import DeliveryFailed
+from schema.codec import CATALOGUE
+from schema.records import Profile
 from serving.outbox import Outbox
+from serving.spool import Spool
 from tests.polling import wait_until
 from tests.serving.parts import Kept
 
@@ -68,33 +72,37 @@ def test_a_stop_without_a_broker_ends_in_time():
     assert time.monotonic() - started < 5
 
 
-def test_a_record_that_cannot_be_delivered_does_not_stop_the_others():
+def test_a_record_that_is_refused_for_good_is_given_up_and_does_not_stop_the_others(monkeypatch):
+    monkeypatch.setattr("serving.outbox._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("serving.outbox._ATTEMPTS", 3)
+    delivered = []
+
     class Picky(Kept):
-        def send(self, record: int) -> None:
-            if record == 2:
+        def flush(self, timeout: float) -> None:  # noqa: ARG002 - the interface
+            if 2 in self.records:
                 raise DeliveryFailed("two")
-            super().send(record)
+            delivered.extend(self.records)
+            self.records.clear()
 
         def close(self, timeout: float) -> None:  # noqa: ARG002 - the interface
             raise DeliveryFailed("closing")
 
-    picky = Picky()
-    box = Outbox("t", lambda: picky, 10)
-    box.start()
+    box = Outbox("t", Picky, 10)
     for i in (1, 2, 3):
         box.offer(i)
+    box.start()
+    wait_until(lambda: box.waiting == 0, 10)
     box.stop(10)
-    assert picky.records == [1, 3]
+    assert delivered == [1, 3]
 
 
-def test_what_waits_takes_up_room_until_it_is_handed_over():
+def test_what_waits_takes_up_room_until_it_is_delivered():
     entered, release = threading.Event(), threading.Event()
 
     class Slow(Kept):
-        def send(self, record: int) -> None:
+        def flush(self, timeout: float) -> None:  # noqa: ARG002 - the interface
             entered.set()
             release.wait(10)
-            super().send(record)
 
     slow = Slow()
     box = Outbox("t", lambda: slow, 2)
@@ -102,8 +110,96 @@ def test_what_waits_takes_up_room_until_it_is_handed_over():
     assert box.offer(1)
     assert entered.wait(10)
     assert box.offer(2)
-    assert box.offer(3)
-    assert not box.offer(4)
+    assert not box.offer(3)
     release.set()
+    wait_until(lambda: box.offer(4), 10)
     box.stop(10)
-    assert slow.records == [1, 2, 3]
+    assert slow.records == [1, 2, 4]
+
+
+def profile(number: int) -> Profile:
+    return Profile("item", number, 0, {})
+
+
+class Broker:
+    """Senders of a broker that can be away: what a sender holds that was not flushed is lost with it."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.got: list[int] = []
+
+    def open(self) -> Kept:
+        if self.away:
+            raise KafkaConnectionError
+        broker = self
+
+        class ToBroker(Kept):
+            def flush(self, timeout: float) -> None:  # noqa: ARG002 - the interface
+                if broker.away:
+                    raise DeliveryFailed("away")
+                broker.got.extend(record.id for record in self.records)
+                self.records.clear()
+
+        return ToBroker()
+
+
+@pytest.fixture
+def broker(monkeypatch) -> Broker:
+    monkeypatch.setattr("serving.outbox._RETRY_SECONDS", 0.02)
+    return Broker()
+
+
+def test_without_a_broker_records_go_to_disk_within_a_bound_and_follow_in_order(broker, tmp_path):
+    box = Outbox("t", broker.open, 50, spool=Spool(tmp_path, CATALOGUE, 1 << 20))
+    box.start()
+    assert box.offer(profile(0))
+    wait_until(lambda: broker.got == [0], 10)
+    broker.away = True
+    for number in range(1, 200):
+        # far more than memory holds
+        wait_until(lambda n=number: box.offer(profile(n)), 10, every=0.005)
+    wait_until(lambda: box.waiting == 0 and box.spooled_bytes > 0, 10)
+    broker.away = False
+    assert box.offer(profile(200))
+    wait_until(lambda: broker.got == list(range(201)), 10)
+    assert box.spooled_bytes == 0
+    box.stop(10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_spool_fills_the_memory_and_then_refuses(broker, tmp_path):
+    broker.away = True
+    box = Outbox("t", broker.open, 5, spool=Spool(tmp_path, CATALOGUE, 100))
+    box.start()
+    wait_until(lambda: not box.offer(profile(7)), 10, every=0.001)
+    assert box.spooled_bytes <= 100
+    box.stop(1)
+
+
+def test_what_a_stop_leaves_is_delivered_by_the_next_start(broker, tmp_path):
+    broker.away = True
+    first = Outbox("t", broker.open, 50, spool=Spool(tmp_path, CATALOGUE, 1 << 20))
+    for number in range(20):
+        first.offer(profile(number))
+    first.start()
+    first.stop(1)
+    broker.away = False
+    second = Outbox("t", broker.open, 50, spool=Spool(tmp_path, CATALOGUE, 1 << 20))
+    second.offer(profile(20))
+    second.start()
+    wait_until(lambda: broker.got == list(range(21)), 10)
+    second.stop(10)
+
+
+def test_a_damaged_batch_is_put_aside(broker, tmp_path, caplog):
+    spool = Spool(tmp_path, CATALOGUE, 1 << 20)
+    spool.append([profile(1)])
+    spool.append([profile(2)])
+    first = min(tmp_path.iterdir())
+    first.write_bytes(first.read_bytes()[:-1])
+    box = Outbox("t", broker.open, 50, spool=Spool(tmp_path, CATALOGUE, 1 << 20))
+    box.start()
+    wait_until(lambda: broker.got == [2], 10)
+    box.stop(10)
+    assert "is damaged" in caplog.text
+    assert [file.suffix for file in tmp_path.iterdir()] == [".damaged"]

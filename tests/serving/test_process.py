@@ -198,6 +198,34 @@ def test_a_replica_waits_for_kafka_and_shards_and_stops_when_told(tmp_path: Path
         loop.stop()
 
 
+def test_a_restarted_replica_remembers_what_its_users_did(loop: Loop) -> None:
+    """Killed, it comes back with the histories of before, and counts nothing twice."""
+    _announce(loop, ITEMS)
+    loop.start_all()
+    wait_until(lambda: loop.http.get("/report/replica").json()["candidates"], 10)
+
+    def liked() -> list[int]:
+        loop.feed(5)
+        logs = loop.records(loop.config.kafka.topics.feature_logs.name, FEATURE_LOGS)
+        last: FeatureLog = max((g for g in logs if g.user_id == 5), key=lambda g: g.event_time)
+        ids = next(c for c in last.features.context if c.slot == slot).values()
+        return [int(i) & 0xFFFFFFFF for i in ids]
+
+    slot = next(s.slot for s in CONFIG.features.slots if s.source == "history.liked")
+    for liked_item in (101, 102):
+        action = {"request_id": "r", "item_id": liked_item, "kind": "like", "event_time": 1}
+        assert loop.http.post("/v1/actions", json={"user_id": 5, "actions": [action]}).status_code == 202
+    wait_until(lambda: liked() == [101, 102], 15)
+    saved = loop.http.get("/report/replica").json()
+    wait_until(lambda: loop.http.get("/report/replica").json()["saved_at"] > saved["saved_at"] + 1000, 15)
+    loop.processes["replica"].kill()
+    loop.processes["replica"].wait(10)
+    loop.start("replica", "serving", "--replica", "0")
+    wait_until(lambda: loop.status("/readyz") == 200, 60)
+    wait_until(lambda: loop.http.get("/report/replica").json()["candidates"], 10)
+    assert liked() == [101, 102]
+
+
 @pytest.mark.kafka
 @pytest.mark.slow
 def test_feeds_go_on_without_kafka_and_their_logs_follow(tmp_path: Path) -> None:

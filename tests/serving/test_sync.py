@@ -15,6 +15,8 @@ from schema.config import SyncConfig
 from serving.freshness import Freshness
 from serving.parameters import Parameters
 from serving.replica import new_model
+from serving.schedule import Change
+from serving.stages import Stages
 from serving.sync import Synchroniser
 from tests.polling import wait_until
 from tests.serving.parts import CONFIG, NOW, TABLE, Clock, Shards
@@ -23,8 +25,9 @@ IDS = np.arange(1, 41, dtype=np.uint64)
 
 
 class World:
-    def __init__(self, sparse: float = 1.0, dense: float = 3.0) -> None:
+    def __init__(self, sparse: float = 1.0, dense: float = 3.0, freeze_after: float | None = None) -> None:
         self.clock, self.shards, self.freshness = Clock(), Shards(), Freshness()
+        self.stages = Stages()
         server = CONFIG.parameter_server
         self.tables = ReplicaTables(server)
         self.parameters = Parameters(self.tables, len(server.shards), [TABLE])
@@ -34,7 +37,9 @@ class World:
             shards=len(server.shards),
             new_model=lambda: new_model(CONFIG),
             config=SyncConfig(sparse_seconds=sparse, dense_seconds=dense),
+            freeze_after=freeze_after,
             freshness=self.freshness,
+            stages=self.stages,
             clock=self.clock,
             monotonic=self.clock.monotonic,
         )
@@ -188,7 +193,7 @@ def test_a_reader_never_sees_half_a_round(world):
     assert moved[29] - moved[30] > 1e-3
 
 
-def test_freshness_counts_what_was_completed_since_the_replica_was_ready(world):
+def test_freshness_counts_what_was_learned_since_the_first_snapshot(world):
     world.shards.push(1, IDS.tolist(), 0.5, [NOW - 90_000, NOW - 500])
     world.sync.tick()
     assert world.freshness.summary().count == 0
@@ -196,7 +201,7 @@ def test_freshness_counts_what_was_completed_since_the_replica_was_ready(world):
     world.clock.move(1.5)
     world.sync.tick()
     summary = world.freshness.summary()
-    assert (summary.count, summary.p50) == (2, pytest.approx(1.2))
+    assert (summary.count, summary.p50) == (3, pytest.approx(1.3))
 
 
 def test_the_thread_runs_rounds_until_it_is_stopped():
@@ -209,3 +214,60 @@ def test_the_thread_runs_rounds_until_it_is_stopped():
     wait_until(lambda: world.sync.ready, 10)
     world.sync.stop(10)
     assert world.shards.closed
+
+
+def test_a_replica_to_freeze_goes_on_until_so_long_after_its_first_trained_model():
+    world = World(freeze_after=10)
+    for _ in range(60):
+        world.clock.move(1)
+        world.sync.tick()
+    assert not world.sync.schedule.settings.paused
+    world.shards.publish(1)
+    world.shards.push(1, IDS.tolist(), 0.5)
+    for _ in range(9):
+        world.clock.move(1)
+        world.sync.tick()
+    assert world.equals_shards()
+    world.clock.move(5)
+    world.sync.tick()
+    assert world.sync.state.paused_at == world.clock()
+    rounds = world.sync.state.rounds
+    world.shards.push(2, IDS.tolist(), 0.5, completed=[world.clock()])
+    world.clock.move(60)
+    assert world.sync.tick() > 0
+    assert world.sync.state.rounds == rounds
+    world.sync.run_round()
+    assert world.equals_shards(), "a round that is asked for is taken"
+    assert world.freshness.summary().count == 0, "but says nothing of freshness"
+
+
+def test_an_operator_pauses_resumes_and_changes_the_interval():
+    world = World(sparse=1, dense=1)
+    world.sync.tick()
+    settings = world.sync.change(Change(paused=True))
+    assert (settings.paused, settings.sparse_seconds) == (True, 1)
+    assert world.sync.state.paused_at == NOW
+    world.clock.move(30)
+    world.sync.tick()
+    assert world.sync.state.rounds == 1
+    assert world.sync.change(Change(paused=False, sparse_seconds=5)).sparse_seconds == 5
+    assert world.sync.state.paused_at is None
+    world.sync.tick()
+    assert world.sync.state.rounds == 2
+    assert world.sync.tick() == pytest.approx(1.0), "dense weights are due as before"
+    world.clock.move(4)
+    world.shards.asked.clear()
+    world.sync.tick()
+    assert world.shards.asked == []
+    world.clock.move(1)
+    world.sync.tick()
+    assert len(world.shards.asked) == 2
+
+
+def test_a_change_wakes_the_thread_at_once():
+    world = World(sparse=3600, dense=3600)
+    world.sync.start()
+    wait_until(lambda: world.sync.state.rounds == 1, 10)
+    world.sync.change(Change(sparse_seconds=1800))
+    wait_until(lambda: world.sync.state.rounds == 2, 10)
+    world.sync.stop(10)

@@ -26,6 +26,7 @@ class FakeReplica:
     def __init__(self, fault: Callable[[str, int], httpx.Response | None] = lambda _path, _nth: None) -> None:
         self.taken: dict[str, list[Any]] = {}
         self.tries: list[str] = []
+        self.asked: list[tuple[str, int | None]] = []
         self._fault = fault
 
     def client(self) -> httpx.AsyncClient:
@@ -37,6 +38,7 @@ class FakeReplica:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         self.tries.append(path)
+        self.asked.append((path, request.url.port))
         wrong = self._fault(path, self.tries.count(path))
         if wrong is not None:
             return wrong

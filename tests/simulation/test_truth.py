@@ -79,11 +79,14 @@ def test_the_seed_decides_everything() -> None:
     np.testing.assert_array_equal(one.users.tastes, same.users.tastes)
     np.testing.assert_array_equal(one.items.qualities, same.items.qualities)
     assert not np.array_equal(one.users.tastes, other.users.tastes)
-    assert one.visit(5).random() == same.visit(5).random()
-    assert one.visit(5).random() != one.visit(6).random()
-    assert one.visit(5).random() != other.visit(5).random()
 
 
 def test_one_user_and_one_item_make_a_world() -> None:
     world = World(SimulationConfig(users=1, items=1, topics=4))
     assert world.interest(0, np.array([0])).shape == (1,)
+
+
+def test_the_best_interest_is_that_of_the_best_items(world: World) -> None:
+    everything = np.sort(world.interest(4, np.arange(CONFIG.items)))
+    assert world.best_interest(4, 10) == pytest.approx(everything[-10:].mean())
+    assert world.best_interest(4, 10 * CONFIG.items) == pytest.approx(everything.mean())

@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import httpx
+import numpy as np
 import pytest
 
-from simulation.behaviour import Shown, reactions, visitor
+from schema.config import Config
+from simulation.arms import Arms
+from simulation.behaviour import reactions, visitors
 from simulation.client import ReplicaClient, Sleep
 from simulation.errors import Rejected, ServingUnavailable
 from simulation.truth import World
@@ -23,13 +26,16 @@ T = TypeVar("T")
 
 
 def _with_visits(
-    replica: FakeReplica, work: Callable[[Visits], Awaitable[T]], sleep: Sleep | None = None
+    replica: FakeReplica,
+    work: Callable[[Visits], Awaitable[T]],
+    sleep: Sleep | None = None,
+    config: Config = CONFIG,
 ) -> tuple[Visits, ReplicaClient, T]:
     async def run() -> tuple[Visits, ReplicaClient, T]:
         async with replica.client() as http:
             nap = sleep or NoTime()
             client = ReplicaClient(http, ["http://replica"], nap)
-            visits = Visits(CONFIG, World(CONFIG.simulation), client, clock=lambda: NOW_S, sleep=nap)
+            visits = Visits(config, World(config.simulation), Arms(2, client), clock=lambda: NOW_S, sleep=nap)
             return visits, client, await work(visits)
 
     return asyncio.run(run())
@@ -43,12 +49,16 @@ async def _some(visits: Visits, numbers: range = range(20)) -> None:
 def _expected(visits: range = range(20)) -> list[tuple[str, int, str]]:
     """The actions that the world's seed decides, for the feeds of FakeReplica in turn."""
     world = World(CONFIG.simulation)
+    numbers = np.repeat(np.array(visits), 10)
+    positions = np.tile(np.arange(10), len(visits))
+    users = np.repeat(visitors(world, np.array(visits)).users, 10)
+    done = reactions(world, numbers, users, (numbers * 10 + positions) % 100, positions)
     found = []
-    for number in visits:
-        rng = world.visit(number)
-        who = visitor(world, rng)
-        shown = [Shown((number * 10 + p) % 100, p) for p in range(10)]
-        found += [(f"r-{number}", r.item_id, r.kind) for r in reactions(world, who.user, shown, rng)]
+    for row in np.flatnonzero(done.clicks):
+        kinds = (
+            ["click", "watch"] + ["long_view"] * int(done.long_views[row]) + ["like"] * int(done.likes[row])
+        )
+        found += [(f"r-{numbers[row]}", int(done.items[row]), kind) for kind in kinds]
     return found
 
 
@@ -166,3 +176,18 @@ def test_finish_delivers_what_is_outstanding() -> None:
     assert given_up == 0
     assert len(replica.actions()) == visits.counts.actions > 0
     assert len(replica.taken["/v1/feed"]) == visits.counts.feeds
+
+
+def test_items_that_are_born_are_announced() -> None:
+    replica = FakeReplica()
+
+    async def work(visits: Visits) -> int:
+        visits._live(0.4)
+        visits._live(3.0)
+        return await visits.finish(5.0)
+
+    config = local_config(simulation__items=100, simulation__users=50, simulation__item_life_seconds=10)
+    visits, _, _ = _with_visits(replica, work, config=config)
+    told = [entry["item_id"] for body in replica.taken["/v1/items"] for entry in body["items"]]
+    assert told == list(range(100, len(visits.world.items)))
+    assert len(told) == visits.counts.born > 5

@@ -1,0 +1,1 @@
+"""What the kuairand benchmark is made of: the log with its counters, the online ranker, its peer."""

@@ -1,0 +1,73 @@
+"""How long traced samples took from stage to stage: event, completed, trained, applied here, served here.
+
+Pure: every time is handed in, in Unix ms.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Final
+
+import numpy as np
+from prometheus_client import Histogram
+
+from schema.records import I64
+
+CAPACITY: Final = 20_000
+SPANS: Final = {
+    "completed": (0, 1),
+    "trained": (1, 2),
+    "applied": (2, 3),
+    "served": (3, 4),
+    "completed_to_served": (1, 4),
+    "event_to_served": (0, 4),
+}
+"""Each span of a sample's way by its name: the two of its five times that it lies between."""
+
+_SECONDS: Final = Histogram(
+    "headwater_freshness_stage_seconds",
+    "Time of a sample's way, by span: completed (since its event), trained, applied, served.",
+    ["stage"],
+    buckets=(0.01, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 20, 60, 300, 600, 1800),
+)
+
+
+class Stages:
+    """The last `capacity` samples that have been served. Safe to use from any thread."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._lock = threading.Lock()
+        self._pending: list[I64] = []
+        self._done: deque[I64] = deque(maxlen=capacity)
+
+    def applied(self, traced: I64, now: int) -> None:
+        """Note samples, int64 (n, 3) as `schema.stages.unpack` gives them, that are applied at `now`."""
+        if not len(traced):
+            return
+        with self._lock:
+            self._pending.append(np.column_stack((traced, np.full(len(traced), now))))
+
+    def served(self, now: int) -> None:
+        """Note a feed at `now`: the first since they were applied serves all samples that wait."""
+        if not self._pending:
+            return
+        with self._lock:
+            waiting, self._pending = self._pending, []
+        for rows in waiting:
+            for row in np.column_stack((rows, np.full(len(rows), now))):
+                self._done.append(row)
+                for name, (start, end) in SPANS.items():
+                    _SECONDS.labels(name).observe(max(0, int(row[end] - row[start])) / 1000)
+
+    def summary(self) -> dict[str, Any]:
+        """By span, the percentiles in seconds over the samples served; their number as "count"."""
+        rows = list(self._done)
+        found: dict[str, Any] = {"count": len(rows)}
+        if rows:
+            times = np.array(rows)
+            for name, (start, end) in SPANS.items():
+                seconds = np.maximum(times[:, end] - times[:, start], 0) / 1000
+                p50, p99 = np.percentile(seconds, (50, 99))
+                found[name] = {"p50": float(p50), "p99": float(p99)}
+        return found

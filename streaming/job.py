@@ -1,0 +1,299 @@
+"""The running joiner: messages from the intake into partitions, parcels to the outlet, offsets to Kafka.
+
+Thin: it holds the tasks; what becomes of a message is `partition`'s, what lies on disk `holding`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from faust.types import TP
+
+from schema.config import Config
+from streaming.app import JoinerApp
+from streaming.clocks import steady_ms, wall_ms
+from streaming.counts import Counts
+from streaming.holding import Holding
+from streaming.idle import IdleProbe
+from streaming.join import MissingLog
+from streaming.late import LateStoreError
+from streaming.outlet import Outlet
+from streaming.parcels import Parcel
+from streaming.partition import Message, Partition
+from streaming.rules import Rules
+from streaming.watermark import Side
+
+_log = logging.getLogger(__name__)
+
+_TICK_SECONDS: Final = 0.1
+_FLUSH_AT: Final = 64
+_FULL_AT: Final = 2048
+_CHUNK: Final = 128
+_REVOKE_SECONDS: Final = 2.0
+
+
+class Job:
+    """The join of all partitions that this worker has.
+
+    Args:
+        app: the Faust app to read from and write through.
+        config: the deployment.
+        worker: which worker this is.
+    """
+
+    def __init__(self, app: JoinerApp, config: Config, worker: int) -> None:
+        topics = config.kafka.topics
+        self.counts = Counts()
+        self.holdings: dict[int, Holding] = {}
+        self.assigned: set[int] | None = None
+        self.failure: BaseException | None = None
+        self.failed = asyncio.Event()
+        self.unread: dict[tuple[str, int], int] = {}
+        self.state_bytes = 0
+        self.gate = asyncio.Lock()
+        self.rounds = 0
+        self._app = app
+        self._config = config
+        self._dir = Path(config.run_dir) / f"joiner-{worker}"
+        self._names = (topics.feature_logs.name, topics.user_actions.name)
+        self._sides = {name: side for side, name in zip(Side, self._names, strict=True)}
+        self._rules = Rules.of(config.streaming, config.tasks)
+        self._outlet = Outlet(app, topics, self._on_delivered, self.fail)
+        self._probe = IdleProbe(app, self._names, lambda: self.rounds)
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._broken: set[int] = set()
+        self._committed: dict[TP, int] = {}
+        self._committing = asyncio.Lock()
+        # subscribes to the topics; their messages come through `take` instead, at a tenth of the cost
+        app.agent(app.topic(*self._names, key_serializer="raw", value_serializer="raw"), name="join")(
+            _nothing
+        )
+        app.intake = self
+        for work in (self._flush_for_ever, self._tick_for_ever, self._commit_for_ever):
+            app.task(self._guarded(work))
+
+    @property
+    def partitions(self) -> dict[int, Partition]:
+        """The partitions by number."""
+        return {number: holding.partition for number, holding in self.holdings.items()}
+
+    def fail(self, error: BaseException) -> None:
+        """The joiner cannot go on; what it has not acknowledged is read again by the next one."""
+        if self.failure is None:
+            _log.error("the joiner stops: %s", error, exc_info=error)
+            self.failure = error
+            self.failed.set()
+
+    async def finish(self, seconds: float) -> None:
+        """Send what is closed, and acknowledge what arrives within `seconds`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._flush()
+                await self._outlet.settle()
+                await self._commit()
+        except TimeoutError:
+            _log.warning("not everything could be sent within %g s; it is read again", seconds)
+
+    async def close(self) -> None:
+        """Let go of the late stores."""
+        holdings, self.holdings = self.holdings, {}
+        await asyncio.gather(*(holding.close() for holding in holdings.values()))
+
+    async def take(self, place: TP, records: Sequence[Any]) -> None:
+        """As `Intake`. What is left of them when partitions change hands is read again by the next owner."""
+        holding = self.holdings.get(place.partition)
+        side = self._sides[place.topic]
+        if holding is None or not await self._begins_right(holding, side, place, records[0].offset):
+            return
+        for start in range(0, len(records), _CHUNK):
+            if not self._has(holding):
+                return
+            self._receive(holding, side, records[start : start + _CHUNK])
+            if holding.partition.outbox >= _FLUSH_AT:
+                self._wake.set()
+            await asyncio.sleep(0)
+            while holding.partition.outbox >= _FULL_AT and self._has(holding):
+                self._room.clear()
+                await self._room.wait()
+
+    async def _begins_right(self, holding: Holding, side: Side, place: TP, first: int) -> bool:
+        """Whether a fetch goes on where reading stood. The first after a change of hands need not.
+
+        It may have been under way while they changed, or its predecessor got lost then.
+        """
+        if side in holding.begun:
+            return True
+        start = await self._acknowledged(place)
+        holding.begun.add(side)
+        if first <= start:
+            return True
+        await self._app.consumer.seek(place, start)
+        return False
+
+    def _has(self, holding: Holding) -> bool:
+        return self.holdings.get(holding.number) is holding and holding.number not in self._broken
+
+    def _receive(self, holding: Holding, side: Side, records: Sequence[Any]) -> None:
+        now, partition = steady_ms(), holding.partition
+        try:
+            for record in records:
+                if record.offset >= partition.next_offset(side):
+                    stamp = wall_ms() if record.timestamp is None else record.timestamp
+                    partition.receive(side, Message(record.offset, stamp, record.value), now)
+        except (LateStoreError, MissingLog) as error:
+            self._on_broken(holding, error)
+
+    async def _flush_for_ever(self) -> None:
+        while not self._app.should_stop:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._flush()
+
+    async def _tick_for_ever(self) -> None:
+        while not self._app.should_stop:
+            await asyncio.sleep(_TICK_SECONDS)
+            await self._probe.look(self.partitions, steady_ms())
+            for holding in list(self.holdings.values()):
+                if holding.to_retry:
+                    self._broken.add(holding.number)
+                elif holding.number not in self._broken:
+                    self._safely(holding, holding.tick)
+            for number in list(self._broken):
+                await self._start_again(number)
+            self._wake.set()
+
+    async def _commit_for_ever(self) -> None:
+        while not self._app.should_stop:
+            await asyncio.sleep(self._config.streaming.commit_seconds)
+            await self._commit()
+            self._measure()
+
+    def _measure(self) -> None:
+        """Refresh the figures that are not counted on the way."""
+        self.state_bytes = sum(
+            self._safely(holding, holding.state_bytes) or 0 for holding in list(self.holdings.values())
+        )
+        unread: dict[tuple[str, int], int] = {}
+        for number, partition in self.partitions.items():
+            for side, name in zip(Side, self._names, strict=True):
+                if read := partition.next_offset(side):
+                    end = self._app.consumer.highwater(TP(name, number)) or 0
+                    unread[name, number] = max(0, end - read)
+        self.unread = unread
+
+    async def _commit(self) -> None:
+        async with self._committing:
+            offsets: dict[TP, int] = {}
+            for holding in list(self.holdings.values()):
+                safe = None if holding.number in self._broken else self._safely(holding, holding.checkpoint)
+                for side, offset in (safe or {}).items():
+                    place = TP(self._names[side], holding.number)
+                    if self._committed.get(place) != offset:
+                        offsets[place] = offset
+            if offsets and await self._app.consumer._commit(offsets):  # type: ignore[attr-defined]  # noqa: SLF001
+                self._committed.update(offsets)
+
+    async def _flush(self) -> None:
+        for number, partition in self.partitions.items():
+            if number not in self._broken:
+                for parcel in partition.parcels():
+                    await self._outlet.send(partition, parcel)
+        self._room.set()
+
+    def _on_delivered(self, partition: Partition, parcel: Parcel) -> None:
+        holding = self.holdings.get(partition.number)
+        if holding is not None and holding.partition is partition:
+            self._safely(holding, functools.partial(partition.delivered, parcel))
+
+    def _safely(self, holding: Holding, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except (LateStoreError, MissingLog) as error:
+            self._on_broken(holding, error)
+        return None
+
+    def _on_broken(self, holding: Holding, error: BaseException) -> None:
+        if not isinstance(error, LateStoreError | MissingLog):
+            self.fail(error)
+        elif self.holdings.get(holding.number) is holding and holding.number not in self._broken:
+            _log.error("partition %d starts again from what was acknowledged: %s", holding.number, error)
+            self._broken.add(holding.number)
+            self._room.set()
+
+    async def _start_again(self, number: int) -> None:
+        """As after a rebalance that gave the partition back to this worker, but with a new late store."""
+        self._room.set()
+        async with self.gate:
+            holding = self.holdings.pop(number, None)
+            if holding is not None:
+                await holding.close()
+                holding.remove_disk()
+                places = [TP(name, number) for name in self._names]
+                for place in places:
+                    await self._app.consumer.seek(place, await self._acknowledged(place))
+                self._probe.forget()
+                self._hold(number)
+            self._broken.discard(number)
+
+    async def _acknowledged(self, place: TP) -> int:
+        thread = self._app.consumer._thread  # type: ignore[attr-defined]  # noqa: SLF001
+        client = thread._ensure_consumer()  # noqa: SLF001
+        committed = await thread.call_thread(client.committed, place)
+        return int(committed or (await self._app.consumer.earliest_offsets(place))[place])
+
+    def _hold(self, number: int) -> None:
+        self.holdings[number] = Holding(
+            self._config,
+            self._rules,
+            number,
+            self._dir,
+            counts=self.counts,
+            wake=self._wake.set,
+            failed=self._on_broken,
+        )
+
+    async def assigned_now(self, places: set[TP]) -> None:
+        """As `Intake`."""
+        self._committed.clear()
+        self._probe.forget()
+        self.assigned = {tp.partition for tp in places}
+        for number in sorted(self.assigned - self.holdings.keys()):
+            self._hold(number)
+        _log.info("partitions %s", sorted(self.assigned))
+
+    async def revoked_now(self, places: set[TP]) -> None:
+        """As `Intake`."""
+        try:
+            async with asyncio.timeout(_REVOKE_SECONDS):
+                await self._commit()
+        except TimeoutError:
+            _log.warning("the last offsets were not committed; what they cover is read again")
+        # the next owner, be it this worker, reads them again from the oldest open request
+        gone = [self.holdings.pop(n) for n in {tp.partition for tp in places} if n in self.holdings]
+        await asyncio.gather(*(holding.close() for holding in gone))
+        self._broken.clear()
+        self.assigned = None
+        self._room.set()
+
+    def _guarded(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        """`work` with its errors ending the worker: Faust would log them and start it anew."""
+
+        @functools.wraps(work)
+        async def guarded(*args: Any) -> None:
+            try:
+                await work(*args)
+            except Exception as error:  # noqa: BLE001 - handed on, not swallowed
+                self.fail(error)
+
+        return guarded
+
+
+async def _nothing(stream: Any) -> None:
+    async for _ in stream:
+        raise AssertionError("a message has come past the intake")

@@ -1,0 +1,88 @@
+"""What leaves a partition: envelopes of sample blocks or dead letters, and what their delivery settles.
+
+Knows the codecs; knows nothing of producers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeVar
+
+from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES
+from schema.ids import user_key
+from schema.records import DeadLetter, SampleBlock
+from streaming.request import Request
+from streaming.watermark import Side
+
+ENVELOPE_RECORDS: Final = 64
+ENVELOPE_BYTES: Final = 512 << 10
+PAYLOAD_BYTES: Final = 256 << 10
+"""A dead letter keeps at most this much of what could not be used."""
+
+T = TypeVar("T")
+
+
+class Letter(NamedTuple):
+    """A dead letter and the topic whose message it settles."""
+
+    side: Side
+    record: DeadLetter
+
+
+class Blocks(NamedTuple):
+    """Sample blocks in an envelope, in order, with the request of each."""
+
+    key: bytes
+    value: bytes
+    blocks: list[SampleBlock]
+    requests: list[Request]
+
+
+class Letters(NamedTuple):
+    """Dead letters in an envelope."""
+
+    key: bytes
+    value: bytes
+    letters: list[Letter]
+
+
+Parcel = Blocks | Letters
+
+
+def pack_blocks(pairs: Sequence[tuple[SampleBlock, Request]]) -> Iterator[Blocks]:
+    """Envelopes of the blocks, in order."""
+
+    def encode(part: Sequence[tuple[SampleBlock, Request]]) -> bytes:
+        return TRAINING_SAMPLES.encode([b for b, _ in part])
+
+    for part, value in _pack(pairs, encode):
+        blocks = [b for b, _ in part]
+        yield Blocks(user_key(blocks[0].user_id), value, blocks, [r for _, r in part])
+
+
+def pack_letters(letters: Sequence[Letter]) -> Iterator[Letters]:
+    """Envelopes of the dead letters, in order."""
+
+    def encode(part: Sequence[Letter]) -> bytes:
+        return DEAD_LETTERS.encode([letter.record for letter in part])
+
+    for part, value in _pack(letters, encode):
+        record = part[0].record
+        yield Letters(f"{record.topic}-{record.partition}".encode(), value, list(part))
+
+
+def _pack(items: Sequence[T], encode: Callable[[Sequence[T]], bytes]) -> Iterator[tuple[Sequence[T], bytes]]:
+    for start in range(0, len(items), ENVELOPE_RECORDS):
+        yield from _bounded(items[start : start + ENVELOPE_RECORDS], encode)
+
+
+def _bounded(
+    items: Sequence[T], encode: Callable[[Sequence[T]], bytes]
+) -> Iterator[tuple[Sequence[T], bytes]]:
+    value = encode(items)
+    if len(value) <= ENVELOPE_BYTES or len(items) == 1:
+        yield items, value
+        return
+    half = len(items) // 2
+    yield from _bounded(items[:half], encode)
+    yield from _bounded(items[half:], encode)

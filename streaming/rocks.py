@@ -1,0 +1,165 @@
+"""The late store on disk: one RocksDB for each partition, of feature logs and what was emitted of them.
+
+Knows keys, bytes and RocksDB's errors; the only file that does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+
+from streaming.late import LateStoreError
+from streaming.request import State
+
+_MARK: Final = b"m"
+_BLOOM_BITS: Final = 10
+_CACHE_BYTES: Final = 16 << 20
+_BUFFER_BYTES: Final = 16 << 20
+_PENDING: Final = 256
+_VERSION: Final = 1
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """How far a store goes: every feature log below `low` is in it, as of wall-clock time `at`, Unix ms."""
+
+    low: int
+    at: int
+    mean: float | None = None
+    version: int = _VERSION
+
+
+class RocksStore:
+    """A late store in `folder`, which is made if it is not there.
+
+    Args:
+        folder: where; no other process may have it open.
+        keep_seconds: entries older than this are dropped as RocksDB compacts.
+
+    Raises:
+        LateStoreError: it cannot be opened, or holds nonsense.
+    """
+
+    _batch: WriteBatch
+    _folder: Path
+
+    def __init__(self, folder: Path, keep_seconds: float) -> None:
+        self._prepare(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            access = AccessType.with_ttl(max(1, int(keep_seconds)))
+            self._db = Rdict(str(folder), _options(), access_type=access)
+            self.mark: Mark | None = self._get(_MARK, msgspec.msgpack.Decoder(Mark).decode)
+        except Exception as error:  # RocksDB raises bare exceptions
+            raise LateStoreError(f"{folder}: {error}") from error
+        if self.mark is not None and self.mark.version != _VERSION:
+            self.close()
+            raise LateStoreError(f"{folder}: version {self.mark.version}; legal is {_VERSION}")
+
+    def twin(self) -> RocksStore:
+        """The same store for another thread: each collects its own writes."""
+        twin = RocksStore.__new__(RocksStore)
+        twin._prepare(self._folder)  # noqa: SLF001
+        twin._db, twin.mark = self._db, self.mark  # noqa: SLF001
+        return twin
+
+    def state(self, request_id: str) -> State | None:
+        """As `late.LateStore`."""
+        state: State | None = self._get(b"s" + request_id.encode(), self._decode_state)
+        return state
+
+    def log(self, request_id: str) -> bytes | None:
+        """As `late.LateStore`."""
+        packed: bytes | None = self._get(b"l" + request_id.encode(), bytes)
+        return packed
+
+    def put_state(self, request_id: str, state: State) -> None:
+        """As `late.LateStore`."""
+        self._put(b"s" + request_id.encode(), self._encode(state))
+
+    def put_log(self, request_id: str, packed: bytes) -> None:
+        """As `late.LateStore`."""
+        self._put(b"l" + request_id.encode(), packed)
+
+    def set_mark(self, low: int, mean: float | None) -> None:
+        """State how far the store goes; with the next `flush`."""
+        self.mark = Mark(low, time.time_ns() // 1_000_000, mean)
+        self._put(_MARK, self._encode(self.mark))
+
+    def flush(self) -> None:
+        """As `late.LateStore`; survives the process, not the machine: the log has it all."""
+        if self._batch.is_empty():
+            return
+        batch = self._batch
+        self._batch = WriteBatch(raw_mode=True)
+        try:
+            self._db.write(batch)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def size(self) -> int:
+        """Bytes on disk and in RocksDB's buffers, roughly."""
+        try:
+            names = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")
+            return sum(self._db.property_int_value(name) or 0 for name in names)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the folder; what was not flushed is lost."""
+        try:
+            self._db.close()
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def _prepare(self, folder: Path) -> None:
+        self._folder = folder
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode_state = msgspec.msgpack.Decoder(State).decode
+        self._batch = WriteBatch(raw_mode=True)
+
+    def _get(self, key: bytes, decode: Any) -> Any:
+        if not self._batch.is_empty():
+            self.flush()
+        try:
+            value = self._db.get(key)
+            return None if value is None else decode(value)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def _put(self, key: bytes, value: bytes) -> None:
+        self._batch.put(key, value)
+        if len(self._batch) >= _PENDING:
+            self.flush()
+
+
+def destroy(folder: Path) -> None:
+    """Remove the store in `folder`, whatever state it is in.
+
+    Raises:
+        LateStoreError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(folder, ignore_errors=False)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LateStoreError(f"{folder}: {error}") from error
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    table = BlockBasedOptions()
+    table.set_bloom_filter(_BLOOM_BITS, False)
+    table.set_block_cache(Cache(_CACHE_BYTES))
+    options.set_block_based_table_factory(table)
+    options.set_write_buffer_size(_BUFFER_BYTES)
+    options.set_max_write_buffer_number(3)
+    options.set_keep_log_file_num(2)
+    options.set_paranoid_checks(True)
+    return options

@@ -1,0 +1,393 @@
+"""The trainer on a topic and a parameter server in memory: every row once, whatever dies when."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.dense import RANKER, dump_payload, load_payload
+from models.mmoe import MMoE
+from runtime.ops import to_json
+from schema.codec import TRAINING_SAMPLES
+from schema.config import Config
+from schema.records import DeadLetter, SampleBlock, column
+from tests.trainer.fakes import Clock, FakeLog, FakeServer, FragileStore, Inline, Killed, Killer, Lazy
+from tests.trainer.make import DIM, TASKS, JoinerModel, block, config, pairs_of
+from trainer.errors import RecoveryError
+from trainer.feed import Feed
+from trainer.lane import Lane
+from trainer.loop import Trainer, spread
+from trainer.messages import MessageReader
+
+
+@dataclass
+class World:
+    """All that outlives a trainer."""
+
+    config: Config
+    folder: Path
+    killer: Killer
+    clock: Clock
+    log: FakeLog
+    server: FakeServer
+    letters: list[DeadLetter]
+    store: FragileStore | None = None
+    executor: Callable[[], Executor] = Inline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.store is not None:
+            self.store.close()
+
+    def made(self) -> Trainer:
+        """A trainer of a new process, the one before having died."""
+        self.__exit__()
+        self.store = FragileStore(self.folder, self.killer)
+        feed = Feed(self.log, range(2), self.clock)
+        lane = Lane(self.executor())
+        return Trainer(
+            self.config, feed, self.server, self.store, self.letters.append, clock=self.clock, lane=lane
+        )
+
+    def start(self) -> Trainer:
+        """A trainer that has recovered."""
+        trainer = self.made()
+        trainer.recover()
+        return trainer
+
+    def life(self) -> Trainer:
+        """A trainer, from its start to the end of the topic."""
+        trainer = self.start()
+        while trainer.advance():
+            pass
+        trainer.checkpoint()
+        return trainer
+
+    def to_the_end(self) -> Trainer:
+        while True:
+            try:
+                return self.life()
+            except Killed:
+                continue
+
+
+def world(
+    folder: Path,
+    messages: dict[int, list[bytes]],
+    kills: tuple[int, ...] = (),
+    *,
+    learning: bool = False,
+    executor: Callable[[], Executor] = Inline,
+    **trainer: Any,
+) -> World:
+    defaults = {"baseline": True, "checkpoint_seconds": 4, "evaluation_window_seconds": 5}
+    made = config(folder, **(defaults | trainer))
+    clock, killer = Clock(), Killer(kills)
+    reader = MessageReader("training_samples", made.features, TASKS)
+    log = FakeLog(messages, reader, clock)
+    server = FakeServer(killer, clock, learning=learning)
+    return World(made, folder, killer, clock, log, server, [], executor=executor)
+
+
+@pytest.fixture
+def make_world(tmp_path) -> Iterator[Callable[..., World]]:
+    with ExitStack() as stack:
+        yield lambda *args, **more: stack.enter_context(world(tmp_path, *args, **more))
+
+
+def envelopes(blocks: list[SampleBlock], size: int) -> list[bytes]:
+    return [TRAINING_SAMPLES.encode(blocks[i : i + size]) for i in range(0, len(blocks), size)]
+
+
+def stream(seed: int) -> dict[int, list[bytes]]:
+    """Two partitions of envelopes, with repetitions, and some messages that cannot be read."""
+    messages = {p: envelopes(JoinerModel(seed + p, 14, p).emit(crashes=1), 3 + p) for p in range(2)}
+    messages[0].insert(2, b"nonsense")
+    messages[1].insert(1, TRAINING_SAMPLES.encode([]))
+    messages[1].insert(1, TRAINING_SAMPLES.encode([block(0, tasks=("other",), partition=1)]))
+    return messages
+
+
+def distinct_pairs(messages: dict[int, list[bytes]]) -> int:
+    found: set[tuple[int, int, int, int, int]] = set()
+    for payload in (m for partition in messages.values() for m in partition if m != b"nonsense"):
+        for sample in TRAINING_SAMPLES.decode(payload):
+            if sample.tasks == TASKS:
+                found |= pairs_of(sample)
+    return len(found)
+
+
+def scored_pairs(trainer: Trainer) -> int:
+    return int(trainer.state.evaluation.overall.metrics.counts().sum())
+
+
+def dense(trainer: Trainer) -> bytes:
+    return dump_payload(trainer._learner.model)
+
+
+@given(
+    seed=st.integers(0, 3),
+    kills=st.lists(st.integers(1, 100), max_size=6, unique=True).map(tuple),
+    executor=st.sampled_from([Inline, Lazy]),
+)
+@settings(max_examples=15)
+def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills, executor):
+    """Vectors do not learn here, so gradients do not depend on what was pushed, and all must be equal."""
+    messages = stream(seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        world(Path(folder) / "calm", messages) as calm,
+        world(Path(folder) / "wild", messages, kills, executor=executor) as wild,
+    ):
+        want, have = calm.to_the_end(), wild.to_the_end()
+    assert dense(have) == dense(want)
+    assert have.state.positions == want.state.positions
+    for mine, its in zip(wild.server.table, calm.server.table, strict=True):
+        assert mine.steps == its.steps
+        assert mine.clock == its.clock == want.state.counters.step
+        assert mine.rows.keys() == its.rows.keys()
+        assert all(np.array_equal(mine.rows[row], its.rows[row]) for row in its.rows)
+    mine, its = have.report()[0], want.report()[0]
+    for volatile in ("restarts_recovered", "samples_per_second", "dense_version"):
+        mine.pop(volatile)
+        its.pop(volatile)
+    assert to_json(mine) == to_json(its)
+    assert scored_pairs(have) == distinct_pairs(messages)
+
+
+@given(
+    seed=st.integers(0, 3),
+    kills=st.lists(st.integers(1, 100), max_size=6, unique=True).map(tuple),
+    executor=st.sampled_from([Inline, Lazy]),
+)
+@settings(max_examples=20)
+def test_a_learning_run_killed_anywhere_trains_every_row_once(seed, kills, executor):
+    messages = stream(seed)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        world(Path(folder), messages, kills, learning=True, executor=executor) as wild,
+    ):
+        trainer = wild.to_the_end()
+    counters = trainer.state.counters
+    assert scored_pairs(trainer) == distinct_pairs(messages)
+    assert [shard.clock for shard in wild.server.table] == [counters.step] * 2
+    assert trainer.state.evaluation.overall.rows == counters.rows
+    assert counters.dead_letters == 2
+    assert trainer.state.lost == []
+
+
+def test_each_kind_of_death_is_met(make_world):
+    """Guards the tests above: most of the places that kills are drawn from exist even without restarts."""
+    calm = make_world(stream(0))
+    calm.to_the_end()
+    assert calm.killer.events > 70
+
+
+def test_replayed_predictions_are_those_of_the_first_time(make_world):
+    """They were made before the rows had been learned from; those made in the replay are not."""
+    it = make_world(stream(1), learning=True, checkpoint_seconds=1000)
+    first = it.start()
+    for _ in range(6):
+        assert first.advance()
+    first.drain()
+    second = it.start()
+    assert second.report()[0]["restarts_recovered"] == 6
+    assert to_json(second.report()[0]["overall"]) == to_json(first.report()[0]["overall"])
+    assert second.state.counters.step == first.state.counters.step == 6
+
+
+def test_a_run_is_a_function_of_its_input_whatever_the_timing(make_world):
+    """Fetches see every push but the last, be they done at once, late, or in a thread of their own."""
+    found = set()
+    for executor in (Inline, Lazy, lambda: ThreadPoolExecutor(1)):
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            world(Path(folder), stream(2), learning=True, executor=executor) as it,
+        ):
+            trainer = it.to_the_end()
+            trainer.close()
+            rows = sorted((r, v.tobytes()) for shard in it.server.table for r, v in shard.rows.items())
+            found.add((dense(trainer), tuple(rows)))
+    assert len(found) == 1
+
+
+def test_a_step_sees_every_push_but_the_last(make_world):
+    it = make_world({0: envelopes([block(i) for i in range(6)], 1), 1: []}, learning=True, batch_rows=3)
+    pushed_at_pull: list[int] = []
+    pull = it.server.pull
+
+    def watched(table, ids):
+        pushed_at_pull.append(it.server.table[0].clock)
+        return pull(table, ids)
+
+    it.server.pull = watched
+    it.to_the_end()
+    assert pushed_at_pull == [0, 0, 1, 2, 3, 4]
+
+
+def test_unusable_messages_become_dead_letters(make_world):
+    it = make_world(stream(0))
+    report = it.to_the_end().report()[0]
+    assert report["dead_letters"] == 2
+    assert {(d.topic, d.partition, d.offset, d.index, d.reason) for d in it.letters} == {
+        ("training_samples", 0, 2, 0, "version"),
+        ("training_samples", 1, 1, 0, "block"),
+    }
+
+
+def test_a_report_has_the_fields_that_others_read(make_world):
+    trainer = make_world(stream(0)).to_the_end()
+    report = trainer.report()[0]
+    assert set(report) >= {
+        "step",
+        "samples_trained",
+        "duplicates_dropped",
+        "dead_letters",
+        "samples_per_second",
+        "dense_version",
+        "restarts_recovered",
+        "lost",
+        "tasks",
+        "overall",
+        "period",
+        "baseline",
+        "windows",
+    }
+    assert set(report["overall"]) == {"rows", "auc", "normalised_entropy", "calibration", "log_loss"}
+    assert set(report["overall"]["auc"]) == set(TASKS)
+    assert report["samples_trained"] == report["overall"]["rows"] == report["baseline"]["overall"]["rows"]
+    assert sum(window["rows"] for window in report["windows"]) == report["samples_trained"]
+    assert report["duplicates_dropped"] > 0
+
+
+def test_a_batch_that_is_not_finite_trains_nothing_and_is_passed(make_world):
+    # one of the two labels is wrong, whatever is predicted, and the square of its gradient overflows
+    like = block(1, (0, 1))
+    features = msgspec.structs.replace(like.features, item_dense=column([3e38, 3e38], "<f4"))
+    labels = column([[1, 1], [0, 0]], "<f4")
+    poison = msgspec.structs.replace(like, features=features, labels=labels)
+    messages = {0: envelopes([block(0), block(0, index=1)], 2), 1: envelopes([block(2, partition=1)], 1)}
+    messages[0].append(TRAINING_SAMPLES.encode([poison, block(2), block(3)]))
+    it = make_world(messages)
+    trainer = it.to_the_end()
+    report = trainer.report()[0]
+    assert report["refused_rows"] > 0
+    assert report["samples_trained"] + report["refused_rows"] == 17
+    assert np.isfinite(np.concatenate([np.stack(list(s.rows.values())) for s in it.server.table])).all()
+    assert all(bool(torch.isfinite(p).all()) for p in trainer._learner.model.parameters())
+
+
+def test_a_shard_that_came_back_older_is_reported_once_and_training_goes_on(make_world):
+    it = make_world(stream(2))
+    trainer = it.start()
+    for _ in range(5):
+        assert trainer.advance()
+    trainer.drain()
+    dead = it.server.table[1]
+    dead.epoch, dead.clock, dead.steps["trainer-0"] = 99, 2, 2
+    while trainer.advance():
+        pass
+    (lost,) = trainer.report()[0]["lost"]
+    assert (lost.shard, lost.epoch, lost.from_step, lost.to_step) == (1, 99, 3, 5)
+    assert lost.rows >= 3 * 6
+    assert it.server.table[1].steps == it.server.table[0].steps
+
+
+def test_a_trainer_without_state_goes_on_above_the_shards_steps(make_world):
+    it = make_world(stream(0))
+    for shard in it.server.table:
+        shard.steps["trainer-0"] = 500
+    trainer = it.to_the_end()
+    assert trainer.state.counters.step > 500
+    assert it.server.table[0].clock == trainer.state.counters.step - 500
+
+
+def test_a_topic_with_other_samples_is_refused(make_world):
+    messages = stream(0)
+    it = make_world(messages, kills=(40,))
+    with pytest.raises(Killed):
+        it.life()
+    it.log.messages = {0: envelopes([block(0)] * 40, 1), 1: envelopes([block(0, partition=1)] * 40, 1)}
+    with pytest.raises(RecoveryError, match="read again"):
+        it.life()
+
+
+def test_the_dense_parameters_are_published_by_step_and_load(make_world):
+    it = make_world(stream(0))
+    stopped = iter([False] * 4 + [True])
+    trainer = it.made()
+    trainer.run(lambda: next(stopped))
+    name, version, step, payload = it.server.dense[-1]
+    assert (name, version, step) == (RANKER, trainer.state.counters.step, trainer.state.counters.step)
+    model = MMoE(it.config.model, it.config.features, len(TASKS), DIM)
+    load_payload(model, payload)
+    assert dump_payload(model) == dense(trainer)
+    versions = [version for _, version, _, _ in it.server.dense]
+    assert versions == sorted(set(versions))
+    assert it.log.committed == trainer.state.positions
+
+
+def test_an_idle_stream_publishes_and_checkpoints_what_is_new(make_world):
+    it = make_world(stream(0))
+    trainer = it.to_the_end()
+    for _ in range(10):
+        assert not trainer.advance()
+    assert it.server.dense[-1][1] == trainer.state.counters.step
+    assert trainer.report()[0]["dense_version"] == trainer.state.counters.step
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "want"),
+    [(3, 16, [0, 1, 2]), (5, 0, []), (5, 1, [0]), (5, 2, [0, 4]), (9, 3, [0, 4, 8])],
+)
+def test_traces_are_spread_evenly(count, most, want):
+    assert spread(list(range(count)), most) == want
+
+
+def test_a_push_tells_the_newest_event_and_when_samples_were_complete(make_world):
+    messages = {0: envelopes([block(i, event_time=1000 * (i + 1)) for i in range(2)], 1), 1: []}
+    it = make_world(messages, traces_per_step=1)
+    it.to_the_end()
+    ((step, newest, (event, completed, trained)),) = it.server.pushes
+    assert (step, newest, event, completed) == (1, 2000, 1000, 1005)
+    assert trained > 1_700_000_000_000
+
+
+def test_the_guard_stops_publishing_says_why_and_resumes_by_command(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    trainer = it.start()
+    while trainer.state.counters.step < 4:
+        assert trainer.advance()
+    published = len(it.server.dense)
+    while trainer.advance():
+        pass
+    trainer._publish_now()
+    assert len(it.server.dense) == published
+    breach = trainer.report()[0]["guard"]["breach"]
+    assert "calibration of click" in breach
+    assert trainer.resume() == breach
+    trainer._publish_now()
+    assert it.server.dense[-1][1] == trainer.state.counters.step
+
+
+def test_a_guard_that_holds_goes_on_holding_after_a_restart(make_world):
+    guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
+    it = make_world(stream(0), guard=guard)
+    breach = it.life().state.guard.breach
+    assert breach is not None
+    assert it.start().state.guard.breach == breach

@@ -1,0 +1,90 @@
+"""A checkpoint file: everything the trainer is, as of one step, written whole or not at all.
+
+4 bytes CRC-32, little-endian, then MessagePack
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from trainer.baseline import SavedBaseline
+from trainer.dedup import PartitionSeen
+from trainer.entries import Position
+from trainer.errors import RecoveryError
+from trainer.evaluation import SavedEvaluation
+from trainer.guard import SavedGuard
+from trainer.lost import Loss
+
+_CHECKSUM: Final = 4
+
+
+class Counters(msgspec.Struct, array_like=True):
+    """What a trainer has done since its first sample. `step` is the last that was pushed or refused."""
+
+    step: int = 0
+    rows: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    refused_rows: int = 0
+    replayed_steps: int = 0
+
+
+class Image(msgspec.Struct, frozen=True, array_like=True):
+    """A trainer as of one step. `positions`: what has been read of each partition of `topic`.
+
+    `torch` holds the model, its optimizer and the random state, as torch writes them.
+    """
+
+    topic: str
+    tasks: tuple[str, ...]
+    counters: Counters
+    positions: dict[int, Position]
+    duplicates: tuple[PartitionSeen, ...]
+    torch: bytes
+    evaluation: SavedEvaluation
+    baseline: tuple[SavedBaseline, SavedEvaluation] | None
+    pushed: list[list[tuple[int, int, int]]]
+    lost: list[Loss]
+    guard: SavedGuard | None = None
+
+
+def write_checkpoint(path: Path, image: Image) -> None:
+    """Write `image` to `path`: a crash leaves the whole file there, or none."""
+    body = msgspec.msgpack.encode(image)
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(zlib.crc32(body).to_bytes(_CHECKSUM, "little"))
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    _sync_folder(path.parent)
+
+
+def read_checkpoint(path: Path) -> Image:
+    """The image in `path`.
+
+    Raises:
+        RecoveryError: the file is damaged, or of another version of the trainer.
+    """
+    data = memoryview(path.read_bytes())
+    body = data[_CHECKSUM:]
+    if zlib.crc32(body) != int.from_bytes(data[:_CHECKSUM], "little"):
+        raise RecoveryError(f"{path}: the {len(body)} bytes do not match their checksum")
+    try:
+        return msgspec.msgpack.decode(body, type=Image)
+    except msgspec.DecodeError as error:
+        raise RecoveryError(f"{path}: not a checkpoint of this trainer: {error}") from error
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

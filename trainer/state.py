@@ -1,0 +1,162 @@
+"""Everything that a trainer is at one moment, and its passage to and from a checkpoint."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from schema.config import Config
+from schema.records import F32
+from trainer.baseline import LogOddsBaseline
+from trainer.batches import RowBatch
+from trainer.checkpoint import Counters, Image
+from trainer.dedup import DuplicateFilter
+from trainer.entries import Position
+from trainer.errors import RecoveryError
+from trainer.evaluation import Evaluation
+from trainer.guard import Guard
+from trainer.lost import Loss, LossWatch
+from trainer.step import Learner
+
+
+class TrainerState:
+    """What a checkpoint keeps, and what training changes.
+
+    Args:
+        config: the whole configuration.
+        learner: the model and its optimizer, which belong to the state.
+        shards: how many shards there are.
+    """
+
+    def __init__(self, config: Config, learner: Learner, shards: int) -> None:
+        self._topic = config.kafka.topics.training_samples.name
+        self._learner = learner
+        self.tasks = tuple(task.name for task in config.tasks)
+        self.counters = Counters()
+        self.positions: dict[int, Position] = {}
+        self.duplicates = DuplicateFilter()
+        self.watch = LossWatch(shards)
+        self.lost: list[Loss] = []
+        trainer, zone = config.trainer, config.features.timezone_hours
+        window = trainer.evaluation_window_seconds
+        self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
+        self.baseline = LogOddsBaseline(len(self.tasks)) if trainer.baseline else None
+        self.guard = None if trainer.guard is None else Guard(trainer.guard, self.tasks)
+        self.baseline_evaluation = Evaluation(self.tasks, 0, zone, trainer.report_period)
+
+    def read(self, batch: RowBatch) -> None:
+        """Count what `batch`, the next of those being read, has read: it is trained."""
+        self.duplicates.trained()
+        for run in batch.runs:
+            self.positions[run.partition] = run.end
+        self.counters.duplicates += batch.duplicates
+        self.counters.dead_letters += len(batch.dead)
+
+    def score(self, batch: RowBatch, predictions: F32) -> None:
+        """Count the rows of `batch`, and their predictions (n, T), as trained."""
+        labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
+        self.counters.rows += batch.rows
+        self.evaluation.update(predictions, labels, mask, times)
+        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        if self.guard is not None:
+            self.guard.update(predictions, labels, mask)
+        if self.baseline is not None:
+            items = [p.items for p in batch.pieces]
+            users = batch.of_rows([p.user_id for p in batch.pieces])
+            keys = (np.concatenate(items), users, surfaces)
+            scores = self.baseline.score_and_count(keys, labels, mask)
+            self.baseline_evaluation.update(scores, labels, mask, times)
+
+    def report(self) -> dict[str, Any]:
+        """Counters, losses and metrics."""
+        counters = self.counters
+        return {
+            "step": counters.step,
+            "samples_trained": counters.rows,
+            "duplicates_dropped": counters.duplicates,
+            "dead_letters": counters.dead_letters,
+            "refused_rows": counters.refused_rows,
+            "restarts_recovered": counters.replayed_steps,
+            "lost": list(self.lost),
+            "tasks": self.tasks,
+            "guard": None
+            if self.guard is None
+            else {"breach": self.guard.breach, "drifts": self.guard.alarms},
+            **self.evaluation.report(),
+            "baseline": None if self.baseline is None else self._baseline_report(),
+        }
+
+    def _baseline_report(self) -> Mapping[str, Any]:
+        report = self.baseline_evaluation.report()
+        return {"overall": report["overall"], "period": report["period"]}
+
+    def image(self) -> Image:
+        """All of it."""
+        blob = io.BytesIO()
+        learner = self._learner
+        torch.save(
+            {
+                "model": learner.model.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+            blob,
+        )
+        baseline = self.baseline
+        return Image(
+            self._topic,
+            self.tasks,
+            self.counters,
+            self.positions,
+            self.duplicates.state(),
+            blob.getvalue(),
+            self.evaluation.state(),
+            None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
+            self.watch.state(),
+            self.lost,
+            None if self.guard is None else self.guard.state(),
+        )
+
+    def restore(self, image: Image) -> None:
+        """Become what `image` is.
+
+        Raises:
+            RecoveryError: it is of another topic, other tasks or another model than the configuration's.
+        """
+        for name, have, want in (("topic", image.topic, self._topic), ("tasks", image.tasks, self.tasks)):
+            if have != want:
+                raise _misfit(f"{name}: {have!r} in the checkpoint; configured is {want!r}")
+        self._restore_torch(image.torch)
+        self.counters = image.counters
+        self.positions = dict(image.positions)
+        self.duplicates.restore(image.duplicates)
+        self.evaluation.restore(image.evaluation)
+        if self.baseline is not None and image.baseline is not None:
+            self.baseline.restore(image.baseline[0])
+            self.baseline_evaluation.restore(image.baseline[1])
+        if self.guard is not None and image.guard is not None:
+            self.guard.restore(image.guard)
+        self.watch.restore(image.pushed)
+        self.lost = list(image.lost)
+
+    def _restore_torch(self, blob: bytes) -> None:
+        try:
+            saved = torch.load(io.BytesIO(blob), weights_only=True)
+            self._learner.model.load_state_dict(saved["model"])
+            self._learner.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["random"])
+        except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise _misfit(f"model: {error}") from error
+
+
+def _misfit(what: str) -> RecoveryError:
+    return RecoveryError(
+        f"the recovery state does not fit the configuration: {what}; legal is the configuration it was made "
+        "with, or another run_dir"
+    )

@@ -1,0 +1,148 @@
+"""One training step: predictions from parameters that have not seen the rows, then their gradients.
+
+Knows no stream and no files; whoever reads rows, online or in batches, steps with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.batch import Batch, Collator, Shown
+from models.heads import Heads, Targets
+from models.mmoe import MMoE
+from schema.config import Config
+from schema.records import F32, U64
+from trainer.entries import Piece
+
+Gradients = Mapping[str, tuple[U64, F32]]
+"""Distinct ids (u,) and gradients (u, dim), by table."""
+
+
+class Puller(Protocol):
+    """The part of the parameter server's client that a step reads through."""
+
+    def pull(self, table: str, ids: U64) -> F32:
+        """The vectors (n, dim) of ids (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step found: predictions f32 (n, T), and gradients, or None where one is not finite.
+
+    Sparse gradients are of the loss summed over rows, so that what a row teaches an embedding does not
+    depend on how many others its batch has.
+    """
+
+    predictions: F32
+    gradients: Gradients | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The rows of one step as tensors, and what they teach."""
+
+    batch: Batch
+    targets: Targets
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a step needs: its rows, and the vectors (u, dim) of their ids by table."""
+
+    prepared: Prepared
+    vectors: Mapping[str, F32]
+    seconds: float
+
+
+class Learner:
+    """The ranker with its dense optimizer.
+
+    Args:
+        config: features, tasks, model, learning rate and seed.
+        puller: where embeddings come from.
+        clock: seconds, for timings.
+    """
+
+    def __init__(
+        self, config: Config, puller: Puller, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        torch.manual_seed(config.trainer.seed)
+        dims = {table.name: table.dim for table in config.parameter_server.tables}
+        dim = dims[config.features.slots[0].table]
+        self.model = MMoE(config.model, config.features, len(config.tasks), dim)
+        self.heads = Heads.of(config)
+        self.model.start_from(self.heads.priors([task.prior for task in config.tasks]))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
+        self._collator = Collator(config.features)
+        self._puller = puller
+        self._clock = clock
+        self._seed = config.trainer.seed
+
+    def fetch(self, pieces: Sequence[Piece]) -> Fetched:
+        """The rows of `pieces` with their vectors, as the shards have them now. Safe beside `compute`."""
+        start = self._clock()
+        prepared = self.prepare(pieces)
+        vectors = self.pull(prepared)
+        return Fetched(prepared, vectors, self._clock() - start)
+
+    def compute(self, fetched: Fetched, step: int) -> Computed:
+        """Score the rows, find the gradients, change no parameter.
+
+        `step` decides what dropout draws. The dense gradients stay in the model, for `apply`.
+        """
+        start = self._clock()
+        predictions, gradients = self.learn(fetched.prepared, fetched.vectors, step)
+        return Computed(predictions, gradients, self._clock() - start)
+
+    def prepare(self, pieces: Sequence[Piece]) -> Prepared:
+        """The rows of `pieces` as tensors."""
+        counts = [len(p.items) for p in pieces]
+        positions = np.concatenate([p.positions for p in pieces]).astype(np.int64)
+        shown = Shown(positions, np.array([p.surface for p in pieces], np.int64))
+        batch = self._collator.collate([p.features for p in pieces], counts, shown)
+        columns = (
+            np.concatenate(c) for c in zip(*((p.labels, p.mask, p.log_keep) for p in pieces), strict=True)
+        )
+        return Prepared(batch, Targets(*map(torch.from_numpy, columns)))
+
+    def pull(self, prepared: Prepared) -> Mapping[str, F32]:
+        """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""
+        return {table: self._puller.pull(table, ids) for table, ids in prepared.batch.ids.items()}
+
+    def learn(
+        self, prepared: Prepared, vectors: Mapping[str, F32], step: int
+    ) -> tuple[F32, Gradients | None]:
+        """The predictions f32 (n, T) by these vectors, and the gradients; see `Computed`."""
+        batch = prepared.batch
+        embeddings = {table: torch.from_numpy(rows).requires_grad_() for table, rows in vectors.items()}
+        self.optimizer.zero_grad()
+        logits, scored = self.model.learning(batch, embeddings, noise(self._seed, step))
+        self.heads.loss(logits, prepared.targets).backward()  # type: ignore[no-untyped-call]
+        predictions: F32 = self.heads.served(scored.detach()).numpy()
+        sparse = {table: _gradient(rows) * batch.rows for table, rows in embeddings.items()}
+        dense = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([*dense, *sparse.values()])
+        if not bool(torch.isfinite(norm)) or not bool(np.isfinite(predictions).all()):
+            return predictions, None
+        return predictions, {table: (batch.ids[table], g.numpy()) for table, g in sparse.items()}
+
+    def apply(self) -> None:
+        """Update the dense parameters by the gradients of the last `learn`."""
+        self.optimizer.step()
+
+
+def noise(seed: int, step: int) -> torch.Generator:
+    """What dropout draws from in `step`: the same whenever the step is repeated."""
+    return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) & 0x7FFFFFFFFFFFFFFF)
+
+
+def _gradient(rows: Tensor) -> Tensor:
+    return torch.zeros_like(rows) if rows.grad is None else rows.grad
