@@ -23,6 +23,7 @@ from parameter_server.image import Marks, ShardImage
 from parameter_server.parts_codec import decode_part, encode_part
 from parameter_server.shard import Shard
 from parameter_server.sweep import Part
+from schema.records import U8, U64
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _MANIFEST: Final = "MANIFEST.json"
 _FORMAT: Final = 2
 _ROWS_A_PART: Final = 8192
 _MOST_SEGMENTS: Final = 256
+_CANDIDATES: Final = b"candidates"
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -153,6 +155,9 @@ class Checkpoints:
             database.put(_key(number, parts), encode_part(part))
             parts += 1
             rows += len(part.columns["ids"])
+        for table, (ids, counts) in saving.marks.candidates.items():
+            waiting = Part(table, ids[:0], {"ids": ids, "counts": counts})
+            database.put(_CANDIDATES + table.encode(), encode_part(waiting))
         dense = _put_dense(database, saving.marks.dense, {} if before is None else before.dense)
         manifest = Manifest(
             _FORMAT,
@@ -292,7 +297,17 @@ def load(path: Path) -> ShardImage:
             name: DenseVersion(entry.version, entry.step, database.get(entry.key.encode()))
             for name, entry in manifest.dense.items()
         }
-    return ShardImage(Marks(manifest.clock, manifest.steps, dense), _parts(path, manifest), manifest.rows)
+        candidates = {name: _candidates(database, path, name) for name in manifest.rows}
+    return ShardImage(
+        Marks(manifest.clock, manifest.steps, dense, candidates), _parts(path, manifest), manifest.rows
+    )
+
+
+def _candidates(database: Database, path: Path, table: str) -> tuple[U64, U8]:
+    columns = decode_part(
+        database.get(_CANDIDATES + table.encode()), f"{path}: candidates of {table}"
+    ).columns
+    return columns["ids"], columns["counts"]
 
 
 def _parts(path: Path, manifest: Manifest) -> Iterator[Part]:

@@ -164,8 +164,9 @@ class Why(Request, frozen=True):
 class RowIs(Message, frozen=True):
     """One id at `clock`: its row and its version, or neither where it has none.
 
-    `removed_at` is the clock of its last removal that is remembered; `state` the norm of each column of
-    optimizer state; `last_use` in milliseconds of event time; `vector` what a pull answers.
+    `removed_at` is the clock of its last removal that is remembered; `uses` counts pushes, in tables of
+    several widths, `sightings` those without a row; `last_use` and `expires_at` are in milliseconds of event
+    time, None for never; `vector` what a pull answers.
     """
 
     clock: int
@@ -174,8 +175,11 @@ class RowIs(Message, frozen=True):
     width: int
     version: int | None
     removed_at: int | None
-    state: dict[str, float]
+    state_norm: float | None
+    uses: int
+    sightings: int
     last_use: int | None
+    expires_at: int | None
     vector: list[float]
 
 

@@ -27,4 +27,9 @@ CHECKPOINT_SECONDS: Final = Histogram(
     "headwater_ps_checkpoint_seconds", "Time to write a checkpoint of all rows, or of changes", ["of"]
 )
 CLOCK: Final = Gauge("headwater_ps_clock", "The shard's clock: pushes and removals applied")
+ROW_EVENTS: Final = Gauge(
+    "headwater_ps_row_events",
+    "Ids of a table since the start: not admitted, grown, demoted, expired, evicted; refused counts pushes",
+    ["table", "kind"],
+)
 ROWS: Final = Gauge("headwater_ps_rows", "Rows of a table", ["table"])

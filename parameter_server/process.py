@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from parameter_server.checkpoint import Saved
 from parameter_server.errors import InvalidRequest
 from parameter_server.restore import folder_of, open_shard, retire
 from parameter_server.server import ShardServer
+from parameter_server.table import Counters
 from runtime.ops import OpsServer
 from schema.config import Config
 from schema.errors import ConfigError
@@ -137,9 +139,17 @@ class ShardProcess:
         metrics.CLOCK.set_function(lambda: self._shard.state().clock)
         for name in self._shard.tables:
             metrics.ROWS.labels(name).set_function(partial(self._rows, name))
+            for kind in fields(Counters):
+                metrics.ROW_EVENTS.labels(name, kind.name).set_function(
+                    partial(self._events, name, kind.name)
+                )
 
     def _rows(self, table: str) -> int:
         return self._shard.row_counts()[table]
+
+    def _events(self, table: str, kind: str) -> int:
+        count: int = getattr(self._shard.counters()[table], kind)
+        return count
 
     def _report(self) -> dict[str, Any]:
         state = self._shard.state()

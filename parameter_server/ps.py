@@ -136,8 +136,8 @@ def _cell(value: object) -> str:
         return "none"
     if isinstance(value, list):
         return " ".join(f"{number:.4g}" for number in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {number:.6g}" for name, number in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value)
 
 

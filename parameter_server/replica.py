@@ -13,13 +13,14 @@ from typing import Final
 
 import numpy as np
 
+from parameter_server.checks import checked_ids, distinct
 from parameter_server.delta import Chunk, Delta, verify
 from parameter_server.errors import DeltaError, InvalidRequest
 from parameter_server.locks import ReadWriteLock
 from parameter_server.overlay import Overlay
 from parameter_server.replica_table import ReplicaTable
 from parameter_server.router import shard_of
-from parameter_server.store import RowStore, checked_ids, distinct
+from parameter_server.store import RowStore
 from schema.config import ParameterServerConfig
 from schema.records import F32, I64, U64
 
@@ -154,14 +155,14 @@ class ReplicaTables:
     def _kept(self, base: RowStore, full: Sequence[int]) -> I64:
         """The rows of shards other than those of `full`."""
         rows = base.live()
-        kept: I64 = rows[~np.isin(shard_of(base.columns.ids[rows], len(self._positions)), full)]
+        kept: I64 = rows[~np.isin(shard_of(base.ids[rows], len(self._positions)), full)]
         return kept
 
     def _rows(self, base: RowStore, shard: int) -> I64:
         rows = base.live()
         if len(self._positions) == 1:
             return rows
-        mine: I64 = rows[shard_of(base.columns.ids[rows], len(self._positions)) == shard]
+        mine: I64 = rows[shard_of(base.ids[rows], len(self._positions)) == shard]
         return mine
 
     def pull(self, table: str, ids: U64) -> F32:

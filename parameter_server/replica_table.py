@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from parameter_server import packing
+from parameter_server import contents, packing
 from parameter_server.delta import Chunk
-from parameter_server.digests import digest_rows
+from parameter_server.digests import digest
 from parameter_server.kernels import rows as kernels
 from parameter_server.overlay import Overlay
+from parameter_server.placement import Fixed
 from parameter_server.store import RowStore
 from schema.config import ReplicaRows, TableConfig
 from schema.records import F32, I64, U64
@@ -27,7 +28,7 @@ _SMALLEST: Final = 16
 
 
 class ReplicaTable:
-    """Rows of one table as `form` packs them.
+    """Rows of one table as `form` packs them, all of the full width: narrow ones with zeros behind.
 
     Args:
         config: the table.
@@ -42,12 +43,21 @@ class ReplicaTable:
         self.overlay: Overlay | None = None
 
     def _store(self, capacity: int) -> RowStore:
-        config = msgspec.structs.replace(self.config, dim=self.width, capacity=max(capacity, _SMALLEST))
+        rows = max(capacity, _SMALLEST)
+        config = msgspec.structs.replace(self.config, dim=self.width, widths=(), grow_at=(), capacity=rows)
         return RowStore(config, state=False)
+
+    @property
+    def _vectors(self) -> F32:
+        """The packed rows of `base`, float32 (capacity, width)."""
+        placement = self.base.placement
+        assert isinstance(placement, Fixed), "a replica's rows have one width"  # noqa: S101
+        return placement.vectors
 
     def lookup(self, ids: U64) -> F32:
         """The vector of each id (n,), shape (n, dim); that of an id without a row is its first vector."""
-        vectors = self.base.lookup(ids) if self.form == "fp32" else self._resolved(ids, self.base)
+        plain = self.form == "fp32" and len(self.config.classes) == 1
+        vectors = self.base.lookup(ids) if plain else self._resolved(ids, self.base)
         overlay = self.overlay
         if overlay is not None:
             changes = overlay.find(ids)
@@ -58,7 +68,7 @@ class ReplicaTable:
 
     def _resolved(self, ids: U64, store: RowStore) -> F32:
         rows = store.find(ids)
-        vectors = packing.unpack(store.columns.vectors[np.maximum(rows, 0)], self.config.dim, self.form)
+        vectors = packing.unpack(store.vectors(rows), self.config.dim, self.form)
         absent = np.flatnonzero(rows < 0)
         self._first(ids, absent, vectors)
         return vectors
@@ -73,6 +83,7 @@ class ReplicaTable:
     def _first(self, ids: U64, places: I64, out: F32) -> None:
         if len(places):
             kernels.first_vectors(ids[places], self.config.seed, self.config.init_scale, places, out)
+            out[places, self.config.classes[0] :] = 0
 
     def merge(self, overlay: Overlay, rows_a_step: int) -> Iterator[Callable[[], None]]:
         """Bring `overlay`, which hides what happens, into the rows beneath.
@@ -80,7 +91,7 @@ class ReplicaTable:
         Writing over hidden rows needs no lock and is done at once. Adding and removing rows does: that is
         what the functions do which this yields.
         """
-        rest = overlay.copy_into(self.base.columns.vectors, self.base.find(overlay.ids))
+        rest = overlay.copy_into(self._vectors, self.base.find(overlay.ids))
         removals = overlay.origins[rest] < 0
         for where in (rest[removals], rest[~removals]):
             for start in range(0, len(where), rows_a_step):
@@ -91,21 +102,19 @@ class ReplicaTable:
         if origins[0] < 0:
             self.base.remove(ids)
         else:
-            self.base.upsert(ids, overlay.vectors[origins], _PRESENT)
+            contents.upsert(self.base, ids, overlay.vectors[origins], _PRESENT)
 
     def replaced(self, keep: I64, chunks: Sequence[Chunk]) -> RowStore:
         """New rows: those of `base` at `keep`, and then what `chunks` change."""
-        columns = self.base.columns
         store = self._store(max(self.config.capacity, len(keep) + sum(len(chunk.ids) for chunk in chunks)))
         if len(keep):
-            store.upsert(columns.ids[keep], columns.vectors[keep], _PRESENT)
+            contents.upsert(store, self.base.ids[keep], self.base.vectors(keep), _PRESENT)
         for chunk in chunks:
             store.remove(chunk.removed)
             if len(chunk.ids):
-                store.upsert(chunk.ids, chunk.vectors, _PRESENT)
+                contents.upsert(store, chunk.ids, chunk.vectors, _PRESENT)
         return store
 
     def digest(self, rows: I64) -> int:
         """The digest of the rows beneath at `rows`, unpacked."""
-        columns = self.base.columns
-        return digest_rows(columns.ids, columns.vectors, self.config.dim, rows, self.form)
+        return digest(self.base, rows, lambda packed: packing.unpack(packed, self.config.dim, self.form))

@@ -21,6 +21,7 @@ from parameter_server.router import shard_of
 from parameter_server.shard import Shard
 from parameter_server.sweep import Part
 from schema.config import ParameterServerConfig
+from schema.records import U8, U64
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +155,20 @@ def rerouted(sources: Sequence[Sequence[Path]], index: int, shards: int) -> Shar
         _log.warning("the shards' checkpoints are of different steps: what only some of them have is lost")
     clock = max(image.marks.clock for image in images)
     parts = (part for image in images for part in _routed(image.parts, index, shards))
-    return ShardImage(Marks(clock, steps, dense if index == 0 else {}), parts)
+    candidates = _routed_candidates([image.marks.candidates for image in images], index, shards)
+    return ShardImage(Marks(clock, steps, dense if index == 0 else {}, candidates), parts)
+
+
+def _routed_candidates(
+    sources: Sequence[Mapping[str, tuple[U64, U8]]], index: int, shards: int
+) -> dict[str, tuple[U64, U8]]:
+    merged = {}
+    for name in dict.fromkeys(name for source in sources for name in source):
+        ids = np.concatenate([source[name][0] for source in sources if name in source])
+        counts = np.concatenate([source[name][1] for source in sources if name in source])
+        mine = np.flatnonzero(shard_of(ids, shards) == index)
+        merged[name] = ids[mine], counts[mine]
+    return merged
 
 
 def _keep_newest(dense: dict[str, DenseVersion], others: Mapping[str, DenseVersion]) -> None:

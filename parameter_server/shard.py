@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,12 +21,16 @@ from parameter_server.errors import CheckpointError, InvalidRequest, TrimmedErro
 from parameter_server.image import Marks, Saving, ShardImage
 from parameter_server.locks import ReadWriteLock
 from parameter_server.stream import DeltaStream
-from parameter_server.sweep import Arrays, RecentChanges, Sweep, Swept
-from parameter_server.table import Table
+from parameter_server.sweep import RecentChanges, Sweep, Swept
+from parameter_server.table import Counters, RowState, Table
 from schema.config import ParameterServerConfig
 from schema.records import F32
 
 TRACES_KEPT: Final = 4096
+MAINTAIN_EVERY: Final = 16
+"""Pushes between two pieces of housekeeping."""
+MAINTAIN_ROWS: Final = 4096
+"""Rows of each table that one piece may look at or move: well below a millisecond."""
 _RECENT_IDS: Final = 65_536
 _MEBIBYTE: Final = 1 << 20
 _ID_BYTES: Final = 8
@@ -43,13 +48,12 @@ class PushReply(NamedTuple):
 
 
 class FoundRow(NamedTuple):
-    """One id at a clock: its row, if it has one, and the columns of that row; what a pull answers."""
+    """One id at a clock: what its table knows of it, its last removal, and what a pull answers."""
 
     clock: int
-    row: int | None
-    columns: Arrays
+    state: RowState
     removed_at: int | None
-    first: list[float]
+    vector: list[float]
 
 
 class Shard:
@@ -78,6 +82,9 @@ class Shard:
         self._draw_epoch = draw_epoch
         self._lock = ReadWriteLock()
         self.dense = DenseStore()
+        self._open: set[Sweep] = set()
+        self._newest = 0
+        self._pushes = 0
         self.restore(image or ShardImage())
 
     def restore(self, image: ShardImage) -> None:
@@ -140,7 +147,22 @@ class Shard:
             self._steps[trainer] = step
             self._traces.append(Trace(self._clock, trainer, step, trace))
             self._recent.add(self._clock, {name: gradients.ids for name, gradients in prepared.items()})
+            self._newest = max(self._newest, event_time)
+            self._pushes += 1
+            if self._pushes % MAINTAIN_EVERY == 0:
+                self._maintain()
             return PushReply(self._clock, applied=True)
+
+    def _maintain(self) -> None:
+        """Expiry, budget and packing of every table, a bounded piece; the clock moves on if rows changed."""
+        clock = self._clock + 1
+        done = [table.maintain(self._newest, clock, MAINTAIN_ROWS) for table in self.tables.values()]
+        self._clock += any(piece.changed for piece in done)
+        if any(piece.demoted for piece in done):
+            self._recent.forget(self._clock)
+        if not self._open:
+            for table in self.tables.values():
+                table.pack(MAINTAIN_ROWS)
 
     def evict(self, table: str, ids: NDArray[Any]) -> int:
         """Remove the rows of `ids` uint64 (n,) and leave tombstones; how many rows there were.
@@ -186,7 +208,7 @@ class Shard:
         return Span(self.index, self.epoch, 0, self._clock, full=True, nonce=nonce)
 
     def _swept(self) -> Swept:
-        return Swept(self.tables, self._recent, self._lock.reading, lambda: self._clock)
+        return Swept(self.tables, self._recent, self._lock.reading, lambda: self._clock, self._open)
 
     def _rows_per_chunk(self) -> dict[str, int]:
         """So many that a chunk stays well inside a message."""
@@ -204,7 +226,8 @@ class Shard:
         saving = Saving()
 
         def finish(clock: int) -> None:
-            saving.marks = Marks(clock, dict(self._steps), self.dense.all())
+            candidates = {name: table.candidates() for name, table in self.tables.items()}
+            saving.marks = Marks(clock, dict(self._steps), self.dense.all(), candidates)
             saving.kept = {name: len(table) for name, table in self.tables.items()}
 
         names = {name: table.column_names for name, table in self.tables.items()}
@@ -222,6 +245,11 @@ class Shard:
         with self._lock.reading():
             return ShardState(self.epoch, self._clock, dict(self._steps))
 
+    def counters(self) -> dict[str, Counters]:
+        """What has happened to each table since the start."""
+        with self._lock.reading():
+            return {name: replace(table.counters) for name, table in self.tables.items()}
+
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""
         with self._lock.reading():
@@ -233,9 +261,9 @@ class Shard:
             return {name: len(table.tombstones) for name, table in self.tables.items()}
 
     def byte_counts(self) -> dict[str, int]:
-        """How much memory each table's columns take, room for more rows included."""
+        """How much memory each table's rows take, as `memory_mb` counts it."""
         with self._lock.reading():
-            return {name: table.nbytes for name, table in self.tables.items()}
+            return {name: table.bytes for name, table in self.tables.items()}
 
     def row_of(self, table: str, wanted: int) -> FoundRow:
         """All that there is of one id, as of one clock.
@@ -246,11 +274,9 @@ class Shard:
         ids = np.array([wanted], np.uint64)
         with self._lock.reading():
             chosen = self._table(table)
-            rows = chosen.found(ids)
             return FoundRow(
                 self._clock,
-                int(rows[0]) if len(rows) else None,
-                chosen.copied(rows, chosen.column_names),
+                chosen.why(wanted),
                 chosen.tombstones.last(wanted),
                 chosen.pull(ids)[0].tolist(),
             )
@@ -269,15 +295,12 @@ def _loaded(config: ParameterServerConfig, image: ShardImage) -> dict[str, Table
         table = tables.get(part.table)
         if table is None:
             raise CheckpointError(f"table {part.table!r}: not configured; legal are {', '.join(tables)}")
-        width = part.columns["vectors"].shape[1]
-        if width != table.config.dim:
-            raise CheckpointError(
-                f"table {part.table}: dim {width} in the checkpoint; configured is {table.config.dim}"
-            )
         table.restore(part.removed, part.columns)
     held = {name: len(table) for name, table in tables.items()}
     if image.kept is not None and held != dict(image.kept):
         raise CheckpointError(f"rows by table: {held}; the checkpoint should have {dict(image.kept)}")
-    for table in tables.values():
+    for name, table in tables.items():
+        if name in image.marks.candidates:
+            table.load_candidates(*image.marks.candidates[name])
         table.tombstones.trimmed = image.marks.clock
     return tables

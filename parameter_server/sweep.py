@@ -4,7 +4,8 @@ Knows no network and no files. The parts, applied in order, lead exactly to the 
 
 A pass copies rows without a lock, so it may copy a row that a push is just changing. Such a row's version is
 then above the clock that the pass began at, and the next pass copies it again. Passes get shorter; the last,
-of the few rows that the pushes of the one before it changed, holds the lock and so ends at one clock.
+of the few rows that the pushes of the one before it changed, holds the lock and so ends at one clock. While
+a sweep is open no row may move to another place, or a pass would miss it.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class Swept(NamedTuple):
     recent: RecentChanges
     reading: Callable[[], AbstractContextManager[None]]
     clock: Callable[[], int]
+    open: set[Sweep]
+    """Those under way: no row may move while there is one."""
 
 
 class Sweep:
@@ -128,6 +131,15 @@ class Sweep:
 
     def __iter__(self) -> Iterator[Part]:
         """The parts, in the order in which they are to be applied."""
+        with self._source.reading():
+            self._source.open.add(self)
+        try:
+            yield from self._parts()
+        finally:
+            # without the lock: a sweep that is given up may end anywhere, when it is collected
+            self._source.open.discard(self)
+
+    def _parts(self) -> Iterator[Part]:
         since = 0
         for number in range(_MOST_PASSES):
             first = number == 0

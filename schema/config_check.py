@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from schema.config import Config
+from schema.config import Config, TableConfig
 from schema.errors import ConfigError
 
 PATHS_LIMIT = 1 << 26
@@ -23,6 +23,8 @@ def check(config: Config) -> None:
     if config.model.engaged is not None:
         _one_of("model.engaged", config.model.engaged, [t.name for t in config.tasks])
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
+    for table in config.parameter_server.tables:
+        _check_widths(table)
     _check_streaming(config)
     period = config.trainer.report_period
     if period is not None and period.end <= period.start:
@@ -39,6 +41,20 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"serving.candidates: {config.serving.candidates}; "
             f"legal is at least serving.feed_size, {config.serving.feed_size}"
+        )
+
+
+def _check_widths(table: TableConfig) -> None:
+    where = f"parameter_server.tables.{table.name}"
+    if list(table.classes) != sorted(set(table.classes)) or table.classes[-1] != table.dim:
+        raise ConfigError(
+            f"{where}.widths: {list(table.widths)}; legal is ascending, the last one dim, {table.dim}"
+        )
+    steps = list(table.grow_at)
+    if steps != sorted(set(steps)) or len(steps) != len(table.classes) - 1:
+        raise ConfigError(
+            f"{where}.grow_at: {steps}; legal is {len(table.classes) - 1} numbers of pushes, ascending: "
+            "one for each width but the first"
         )
 
 

@@ -1,4 +1,4 @@
-"""Software prefetch: asks for the cache line of an array element before it is needed.
+"""Software prefetch, which asks for a cache line before it is needed, and a fence for lock-free readers.
 
 Handling ids in small groups, each stage asking for what the next one reads, lets cache misses overlap
 instead of following one another.
@@ -38,3 +38,15 @@ def _prefetch(_typing: Any, array: Any, index: Any) -> Any:
 
 prefetch: Final[Any] = intrinsic(_prefetch)
 """prefetch(array, index) asks for the cache line of `array[index]` of a 1-D array; it never faults."""
+
+
+def _fence(_typing: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
+        builder.fence("acq_rel")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+fence: Final[Any] = intrinsic(_fence)
+"""fence() keeps reads and writes before it apart from those after it, in this thread as others see it."""

@@ -1,4 +1,4 @@
-"""Loops over rows: gather, first vectors, row-wise Adagrad, delta scan, content digest."""
+"""Loops over rows: gather, first vectors, versions, delta scan, content digest."""
 
 # ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
 from __future__ import annotations
@@ -7,18 +7,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from parameter_server.kernels.cuckoo import find_group
+from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import mix64, unit_uniform
 from parameter_server.kernels.prefetch import GROUP, prefetch
+from parameter_server.kernels.search import ask, ask_rows, probe, probe_other, settled
 from parameter_server.kernels.signatures import (
     F32,
     F32_MATRIX_IN,
     F32_MATRIX_OUT,
-    F32_OUT,
     I64,
     I64_IN,
     I64_OUT,
+    U32,
     U32_MATRIX_IN,
+    U32_OUT,
     U64,
     U64_IN,
     U64_OUT,
@@ -26,14 +28,21 @@ from parameter_server.kernels.signatures import (
     kernel,
 )
 
-_LINE: Final = 16
-"""float32 values a cache line."""
+BLOCK: Final = 64
+"""Rows that share one entry of the version summary."""
+VERSION: Final = 1
+"""The word of a record that has the version."""
+HALVES: Final = 2 * RECORD
+LAST_USE: Final = 4
+"""The half word of a record that has the last use: the event time in whole seconds."""
+OTHER: Final = 5
+"""The half word of a record that is free for a row's one state value or its use count."""
 _ZERO: Final = np.uint64(0)
 _HALF: Final = np.uint64(32)
 _DIGEST: Final = np.uint64(0x9FB21C651E98DF25)
 
 
-@kernel(VOID(U64, U64, F32, F32_MATRIX_OUT, I64))
+@kernel(VOID(U64, U64, F32, F32_MATRIX_OUT, I64), allocates=False)
 def _first_vector(wanted: Any, seed: Any, scale: Any, out: Any, i: Any) -> None:
     base = mix64(wanted ^ mix64(seed))
     for j in range(out.shape[1]):
@@ -50,29 +59,65 @@ def first_vectors(ids: Any, seed: Any, scale: Any, rows: Any, vectors: Any) -> N
         _first_vector(ids[i], seed, scale, vectors, rows[i])
 
 
-@kernel(VOID(U64_IN, U64_IN, F32_MATRIX_IN, U64_IN, U64, F32, F32_MATRIX_OUT))
-def lookup(slots: Any, ids: Any, vectors: Any, wanted: Any, seed: Any, scale: Any, out: Any) -> None:
-    """The vector of each id of `wanted` (n,) into `out` (n, dim): its row, or unseen its first vector."""
-    hashes = np.empty(GROUP, np.uint64)
-    rows = np.empty(len(wanted), np.int64)
+@kernel(
+    VOID(
+        *(U64_IN, U64_IN, U64_IN, U64_IN, F32_MATRIX_IN, U64_IN, U64, F32),
+        *(U64_OUT, I64_OUT, F32_MATRIX_OUT),
+    ),
+    allocates=False,
+)
+def lookup(
+    old: Any,
+    new: Any,
+    sequence: Any,
+    records: Any,
+    vectors: Any,
+    wanted: Any,
+    seed: Any,
+    scale: Any,
+    hashes: Any,
+    rows: Any,
+    out: Any,
+) -> None:
+    """The vector of each id of `wanted` (n,) into `out` (n, dim): its row, or unseen its first vector.
+
+    Four stages, each a group behind the one before, so that what a stage reads has been asked for long ago.
+    `hashes` and `rows` (n,) are scratch.
+    """
+    n, dim = len(wanted), vectors.shape[1]
     flat = vectors.reshape(-1)
-    dim = vectors.shape[1]
-    for start in range(0, len(wanted), GROUP):
-        stop = min(start + GROUP, len(wanted))
-        find_group(slots, ids, wanted, start, stop, hashes, rows)
-        for i in range(start, stop):
-            for j in range(0, dim, _LINE):
-                prefetch(flat, max(rows[i], 0) * dim + j)
-        for i in range(start, stop):
-            if rows[i] >= 0:
+    for start in range(0, n + 3 * GROUP, GROUP):
+        first, second, third = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
+        ask(new, wanted, hashes, start, min(start + GROUP, n))
+        probe(new, records, flat, dim, hashes, rows, first, min(start, n))
+        probe_other(new, records, flat, dim, hashes, rows, second, min(start - GROUP, n))
+        for i in range(third, min(start - 2 * GROUP, n)):
+            row = rows[i]
+            place = row * RECORD
+            if not (0 <= place < len(records) and records[place] == wanted[i]):
+                row = settled(old, new, sequence, records, wanted[i], hashes[i])
+            if row >= 0:
                 for j in range(dim):
-                    out[i, j] = vectors[rows[i], j]
+                    out[i, j] = flat[row * dim + j]
             else:
                 _first_vector(wanted[i], seed, scale, out, i)
 
 
+@kernel(VOID(F32_MATRIX_IN, I64_IN, I64_IN, F32_MATRIX_OUT), allocates=False)
+def gather(vectors: Any, rows: Any, places: Any, out: Any) -> None:
+    """Copy vectors[rows] (n, w) to the first w columns of out[places]."""
+    n, width = len(rows), vectors.shape[1]
+    flat = vectors.reshape(-1)
+    for start in range(0, n + GROUP, GROUP):
+        ask_rows(flat, width, rows, start, min(start + GROUP, n))
+        for i in range(max(start - GROUP, 0), min(start, n)):
+            for j in range(width):
+                out[places[i], j] = flat[rows[i] * width + j]
+
+
 @kernel(F32(F32_MATRIX_IN, I64), reorder_sums=True)
-def _mean_square(gradients: Any, i: Any) -> Any:
+def mean_square(gradients: Any, i: Any) -> Any:
+    """The mean square of row i."""
     total = np.float32(0.0)
     for j in range(gradients.shape[1]):
         total += gradients[i, j] * gradients[i, j]
@@ -83,84 +128,70 @@ def _mean_square(gradients: Any, i: Any) -> Any:
 def first_not_finite(gradients: Any) -> Any:
     """The first row whose mean square is not a finite float32 (so neither its NaN nor its inf), or -1."""
     for i in range(gradients.shape[0]):
-        if not np.isfinite(_mean_square(gradients, i)):
+        if not np.isfinite(mean_square(gradients, i)):
             return i
     return np.int64(-1)
 
 
-@kernel(VOID(F32_MATRIX_OUT, F32_OUT, I64_IN, F32_MATRIX_IN, F32, F32))
-def rowwise_adagrad(
-    vectors: Any, accumulators: Any, rows: Any, gradients: Any, rate: Any, epsilon: Any
-) -> None:
-    """Update vectors[rows] in place from gradients (n, dim); rows are distinct.
+@kernel(VOID(F32_MATRIX_OUT, F32_MATRIX_IN, F32))
+def clip_rows(gradients: Any, original: Any, norm: Any) -> None:
+    """Scale each row of `gradients`, a copy of `original`, down to at most `norm` in Euclidean length."""
+    for i in range(gradients.shape[0]):
+        length = np.sqrt(mean_square(original, i) * np.float32(gradients.shape[1]))
+        if length > norm:
+            for j in range(gradients.shape[1]):
+                gradients[i, j] = original[i, j] * (norm / length)
 
-    acc += mean(g ** 2); w -= rate * g / (sqrt(acc) + epsilon): Adagrad (Duchi, Hazan and Singer, JMLR 2011)
-    with one accumulator a row.
+
+@kernel(VOID(U64_OUT, U32_OUT, U64_OUT, I64_IN, U64, U32))
+def touch(records: Any, halves: Any, summary: Any, rows: Any, clock: Any, event_second: Any) -> None:
+    """Set the version of the records of `rows` to `clock`, and raise their last use to `event_second`.
+
+    `halves` is a view of `records`; `summary` has the highest version of each BLOCK rows.
     """
-    flat = vectors.reshape(-1)
-    dim = vectors.shape[1]
     for start in range(0, len(rows), GROUP):
         stop = min(start + GROUP, len(rows))
         for i in range(start, stop):
-            prefetch(accumulators, rows[i])
-            for j in range(0, dim, _LINE):
-                prefetch(flat, rows[i] * dim + j)
+            prefetch(records, rows[i] * RECORD)
+            prefetch(records, rows[i] * RECORD + (RECORD - 1))
         for i in range(start, stop):
             row = rows[i]
-            accumulators[row] += _mean_square(gradients, i)
-            step = rate / (np.sqrt(accumulators[row]) + epsilon)
-            for j in range(dim):
-                vectors[row, j] -= step * gradients[i, j]
+            records[row * RECORD + VERSION] = clock
+            halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
+            summary[row // BLOCK] = max(summary[row // BLOCK], clock)
 
 
-@kernel(VOID(U64_OUT, I64_OUT, I64_IN, U64, I64))
-def touch(versions: Any, last_use: Any, rows: Any, clock: Any, event_time: Any) -> None:
-    """Set versions[rows] to `clock` and raise last_use[rows] to `event_time`."""
-    for start in range(0, len(rows), GROUP):
-        stop = min(start + GROUP, len(rows))
-        for i in range(start, stop):
-            prefetch(versions, rows[i])
-            prefetch(last_use, rows[i])
-        for i in range(start, stop):
-            versions[rows[i]] = clock
-            last_use[rows[i]] = max(last_use[rows[i]], event_time)
+@kernel(I64(U64_IN, U64_IN, U64, I64_OUT))
+def newer_rows(records: Any, summary: Any, since: Any, rows: Any) -> Any:
+    """The rows with a version above `since`, ascending, into `rows`; how many there are.
+
+    Stops to write when `rows` is full, but counts on. Skips blocks whose highest version is too low.
+    """
+    count = np.int64(0)
+    total = len(records) // RECORD
+    for block in range(-(-total // BLOCK)):
+        if summary[block] > since:
+            for row in range(block * BLOCK, min((block + 1) * BLOCK, total)):
+                if records[row * RECORD + VERSION] > since:
+                    if count < len(rows):
+                        rows[count] = row
+                    count += 1
+    return count
 
 
-@kernel(I64(U64_IN, U64))
-def count_newer(versions: Any, since: Any) -> Any:
-    """How many versions are above `since`."""
-    count = 0
-    for row in range(len(versions)):
-        count += versions[row] > since
-    return np.int64(count)
-
-
-@kernel(I64(U64_IN, U64, I64_OUT))
-def newer_rows(versions: Any, since: Any, rows: Any) -> Any:
-    """The rows with a version above `since`, ascending, into `rows`; stops when it is full; how many."""
-    count = 0
-    for row in range(len(versions)):
-        if versions[row] > since and count < len(rows):
-            rows[count] = row
-            count += 1
-    return np.int64(count)
-
-
-@kernel(U64(U64_IN, U32_MATRIX_IN, I64_IN))
-def digest(ids: Any, words: Any, rows: Any) -> Any:
+@kernel(U64(U64_IN, U32_MATRIX_IN))
+def digest(ids: Any, words: Any) -> Any:
     """The sum modulo 2 ** 64 of a strong mix of each row's id and vector bits: the order does not matter.
 
     Args:
-        ids: uint64, the id of each row.
-        words: the vectors' bits, uint32 (rows, dim).
-        rows: int64 (n,), which rows count.
+        ids: uint64 (n,), the id of each row.
+        words: the vectors' bits, uint32 (n, dim).
     """
     total = _ZERO
-    for i in range(len(rows)):
-        row = rows[i]
-        state = mix64(ids[row])
+    for i in range(len(ids)):
+        state = mix64(ids[i])
         for j in range(words.shape[1]):
-            state = (state ^ np.uint64(words[row, j])) * _DIGEST
+            state = (state ^ np.uint64(words[i, j])) * _DIGEST
             state ^= state >> _HALF
         total += mix64(state)
     return total

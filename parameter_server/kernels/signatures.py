@@ -16,6 +16,9 @@ from numba import njit, types
 U64: Final[Any] = types.uint64
 I64: Final[Any] = types.int64
 F32: Final[Any] = types.float32
+F64: Final[Any] = types.float64
+U32: Final[Any] = types.uint32
+U8: Final[Any] = types.uint8
 VOID: Final[Any] = types.void
 BOOL: Final[Any] = types.boolean
 
@@ -24,6 +27,8 @@ I64_IN: Final[Any] = types.Array(types.int64, 1, "C", readonly=True)
 U32_MATRIX_IN: Final[Any] = types.Array(types.uint32, 2, "C", readonly=True)
 F32_MATRIX_IN: Final[Any] = types.Array(types.float32, 2, "C", readonly=True)
 
+U8_OUT: Final[Any] = types.Array(types.uint8, 1, "C")
+U32_OUT: Final[Any] = types.Array(types.uint32, 1, "C")
 U64_OUT: Final[Any] = types.Array(types.uint64, 1, "C")
 I64_OUT: Final[Any] = types.Array(types.int64, 1, "C")
 F32_OUT: Final[Any] = types.Array(types.float32, 1, "C")
@@ -61,19 +66,27 @@ def _locked(handle: int) -> bool:
     return True
 
 
-def kernel(signature: Any, *, reorder_sums: bool = False) -> Callable[[F], F]:
+def kernel(signature: Any, *, reorder_sums: bool = False, allocates: bool = True) -> Callable[[F], F]:
     """Compile a function for one signature, without the GIL, through the on-disk cache.
 
     Args:
         signature: the types of result and arguments.
         reorder_sums: let the compiler add floats in another order, so that it can use vector registers.
             The order is fixed when it compiles: equal inputs still give equal bits.
+        allocates: whether it makes arrays. One that does not has no references counted, which in a loop
+            with `inlined` functions takes longer than the work.
     """
-    fastmath = {"reassoc", "nsz"} if reorder_sums else False
+    options: dict[str, Any] = {"fastmath": {"reassoc", "nsz"} if reorder_sums else False, "_nrt": allocates}
 
     def compiled(function: F) -> F:
         with _turn():
-            done: Any = njit(signature, cache=True, nogil=True, fastmath=fastmath)(function)
+            done: Any = njit(signature, cache=True, nogil=True, **options)(function)
         return done  # type: ignore[no-any-return]
 
     return compiled
+
+
+def inlined(function: F) -> F:
+    """Paste a function into the kernels that call it."""
+    done: Any = njit(inline="always")(function)
+    return done  # type: ignore[no-any-return]

@@ -10,7 +10,9 @@ import pytest
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import InvalidRequest, TrimmedError
 from parameter_server.image import ShardImage
-from parameter_server.shard import TRACES_KEPT, Shard
+from parameter_server.replica import ReplicaTables
+from parameter_server.shard import MAINTAIN_EVERY, TRACES_KEPT, Shard
+from schema.config import TableConfig
 from tests.parameter_server.cases import config, gradients, random_round, u64
 
 IDS = u64([1, 2, 3])
@@ -151,3 +153,21 @@ def test_a_random_history_keeps_its_integrity() -> None:
         random_round(shard, rng, step)
         shard.check_integrity()
     assert shard.state().clock > 60
+
+
+def test_expired_rows_leave_by_tombstone_and_a_replica_follows() -> None:
+    table = TableConfig(name="embedding", dim=4, capacity=16, ttl_seconds=1)
+    shard = Shard(config(tables=(table,)), 0)
+    replica = ReplicaTables(config(tables=(table,)))
+    ones = np.ones((1, 4), np.float32)
+    shard.push("t", 0, {"embedding": (u64([1]), ones)}, event_time=1000)
+    replica.apply([shard.delta(None)])
+    for step in range(1, 2 * MAINTAIN_EVERY):
+        shard.push("t", step, {"embedding": (u64([2]), ones)}, event_time=60_000)
+    assert shard.row_counts() == {"embedding": 1}
+    assert shard.counters()["embedding"].expired == 1
+    delta = shard.delta(replica.position(0))
+    assert not delta.full
+    replica.apply([delta])
+    assert replica.digest("embedding", 0) == shard.digest("embedding")[1]
+    shard.check_integrity()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parameter_server import contents, digests
 from parameter_server.errors import InvalidRequest
 from parameter_server.store import RowStore
 from parameter_server.table import Table
@@ -77,11 +78,11 @@ def test_equal_ids_are_summed_before_squaring() -> None:
 
 def test_a_push_sets_version_and_last_use_of_its_rows_alone() -> None:
     table = make()
-    table.push(u64([1, 2]), np.ones((2, 4), np.float32), 1, event_time=500)
-    table.push(u64([2, 3]), np.ones((2, 4), np.float32), 2, event_time=400)
+    table.push(u64([1, 2]), np.ones((2, 4), np.float32), 1, event_time=5000)
+    table.push(u64([2, 3]), np.ones((2, 4), np.float32), 2, event_time=4000)
     rows = columns(table, 0)
     state = {int(i): (int(v), int(t)) for i, v, t in zip(rows.ids, rows.versions, rows.last_use, strict=True)}
-    assert state == {1: (1, 500), 2: (2, 500), 3: (2, 400)}
+    assert state == {1: (1, 5000), 2: (2, 5000), 3: (2, 4000)}
     assert sorted(columns(table, 1).ids.tolist()) == [2, 3]
 
 
@@ -93,8 +94,8 @@ def test_a_reused_row_starts_afresh() -> None:
     for t in (table, fresh):
         t.push(u64([2]), ones, 3, event_time=5)
     assert np.array_equal(table.pull(u64([2])), fresh.pull(u64([2])))
-    assert columns(table, 0).accumulators.tolist() == columns(fresh, 0).accumulators.tolist()
-    assert columns(table, 0).last_use.tolist() == [5]
+    assert columns(table, 0).state.tolist() == columns(fresh, 0).state.tolist()
+    assert columns(table, 0).last_use.tolist() == [1000], "whole seconds, rounded up"
 
 
 def test_it_grows_far_beyond_its_capacity() -> None:
@@ -153,9 +154,9 @@ def test_digest_is_of_content_not_of_history_or_state() -> None:
     rows = columns(table, 0)
     replica = RowStore(SMALL, state=False)
     order = rng.permutation(len(rows.ids))
-    replica.upsert(rows.ids[order], rows.vectors[order], 1)
+    contents.upsert(replica, rows.ids[order], rows.vectors[order], 1)
     content = dict(zip(rows.ids.tolist(), rows.vectors, strict=True))
-    assert table.digest("fp32") == replica.digest() == digest(content)
+    assert table.digest("fp32") == digests.digest(replica, replica.live(), lambda v: v) == digest(content)
 
 
 def test_saved_rows_load_into_an_equal_table() -> None:
