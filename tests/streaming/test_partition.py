@@ -190,9 +190,8 @@ def test_any_interleaving_gives_the_labels_of_the_oracle(seed, requests, early, 
     assert bench.partition.unacked == 0
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
-def test_crashes_lose_and_double_nothing_in_the_trainers_view(seed, requests, early):
+def crashed(seed, requests, early):
+    """Random traffic, and the bench that has joined all of it through a few crashes at random points."""
     rng = random.Random(seed)
     made = traffic(rng, requests)
     bench = Bench(made.logs, made.actions, EARLY if early else RULES)
@@ -207,6 +206,13 @@ def test_crashes_lose_and_double_nothing_in_the_trainers_view(seed, requests, ea
             crashes += 1
             bench.restart()
     bench.finish()
+    return made, bench
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
+def test_crashes_lose_and_double_nothing_in_the_trainers_view(seed, requests, early):
+    made, bench = crashed(seed, requests, early)
     assert bench.view() == made.labels
     assert bench.letters == [], "an action that is read again finds its feature log again"
     assert bench.committed == [len(made.logs), len(made.actions)]
@@ -353,20 +359,7 @@ def test_a_block_too_large_for_kafka_ends_as_a_dead_letter():
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
 def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
-    rng = random.Random(seed)
-    made = traffic(rng, 40)
-    bench = Bench(made.logs, made.actions, EARLY if early else RULES)
-    crashes = 0
-    while (side := some_side(rng, bench)) is not None:
-        bench.step(side)
-        if rng.random() < 0.3:
-            bench.deliver(rng.randint(0, len(bench.outgoing)))
-        if rng.random() < 0.2:
-            bench.commit()
-        if rng.random() < 0.1 and crashes < 4:
-            crashes += 1
-            bench.restart()
-    bench.finish()
+    made, bench = crashed(seed, 40, early)
     had, net = DuplicateFilter(), Counter()
     for block in bench.samples + bench.samples[-7:]:
         saved, had = had.state(), DuplicateFilter()
