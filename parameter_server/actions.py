@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,9 @@ class Keeper(Protocol):
 
     def restore(self, name: str) -> Saved:
         """Return to one."""
+
+    def keep(self, prefix: str, names: Collection[str]) -> int:
+        """Drop those that no recovery point needs any more."""
 
 
 class Actions:
@@ -47,6 +50,7 @@ class Actions:
             messages.GetDense: self._get_dense,
             messages.Checkpoint: self._checkpoint,
             messages.Restore: self._restore,
+            messages.Keep: self._keep,
             messages.Health: self._health,
             messages.Why: self._why,
         }
@@ -96,6 +100,9 @@ class Actions:
 
     def _restore(self, request: messages.Restore) -> messages.CheckpointIs:
         return self._saved(self._kept().restore(request.name))
+
+    def _keep(self, request: messages.Keep) -> messages.Dropped:
+        return messages.Dropped(self._kept().keep(request.prefix, request.names))
 
     def _kept(self) -> Keeper:
         if self._keeper is None:

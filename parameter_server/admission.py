@@ -16,6 +16,7 @@ from schema.records import U8, U64
 
 _FIRST_CELLS: Final = 1024
 _MAX_LOAD: Final = 0.8
+NEVER_AGED: Final = -1
 _RANGE: Final = 2.0**64
 
 
@@ -31,7 +32,8 @@ class Admission:
         self._config = config
         self._seed = seed
         self._count = 0
-        self._last_ageing: int | None = None
+        self.last_ageing = NEVER_AGED
+        """Event time in milliseconds of the last ageing."""
         self._ids: U64
         self._counts: U8
         self._clear(_FIRST_CELLS if config.kind != "all" else 1)
@@ -81,10 +83,10 @@ class Admission:
 
     def age(self, event_time: int) -> None:
         """Halve all counts if `ageing_seconds` of event time (in milliseconds) have passed since the last."""
-        if self._last_ageing is None:
-            self._last_ageing = event_time
-        if event_time - self._last_ageing >= self._config.ageing_seconds * 1000:
-            self._last_ageing = event_time
+        if self.last_ageing == NEVER_AGED:
+            self.last_ageing = event_time
+        if event_time - self.last_ageing >= self._config.ageing_seconds * 1000:
+            self.last_ageing = event_time
             self._copy(len(self._ids), 1)
 
     def count(self, wanted: int) -> int:

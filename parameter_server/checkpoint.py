@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 
 from parameter_server.database import Database, link
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import CheckpointError, TrimmedError
 from parameter_server.image import Marks, ShardImage
+from parameter_server.messages import POINT
 from parameter_server.parts_codec import decode_part, encode_part
 from parameter_server.shard import Shard
-from parameter_server.sweep import Part
+from parameter_server.sweep import Arrays, Part
 from schema.records import U8, U64
 
 _log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ _FORMAT: Final = 2
 _ROWS_A_PART: Final = 8192
 _MOST_SEGMENTS: Final = 256
 _CANDIDATES: Final = b"candidates"
+_UPKEEP: Final = b"upkeep"
+_NO_IDS: Final = np.empty(0, np.uint64)
 
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +59,10 @@ class Dense(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a checkpoint says of itself. `generation` rises when shards become more or fewer."""
+    """What a checkpoint says of itself. `generation` rises when shards become more or fewer.
+
+    `pushes` is None where an earlier version wrote it, which kept nothing of housekeeping.
+    """
 
     format: int
     name: str
@@ -67,6 +74,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: dict[str, int]
     dense: dict[str, Dense]
     segments: list[Segment]
+    pushes: int | None = None
+    newest: int = 0
 
 
 class Saved(NamedTuple):
@@ -82,7 +91,7 @@ class Checkpoints:
 
     Args:
         folder: where they lie.
-        kept: how many to keep of those without a name, and of those with one.
+        kept: how many to keep of those without a name, and of those with one; points stay until dropped.
         shards: how many shards there are.
         generation: of this number of shards.
         base: the checkpoint that the shard was restored from: the next one has only what changed since.
@@ -109,8 +118,11 @@ class Checkpoints:
             self._database.close()
             self._database = None
 
-    def rebase(self, base: Path) -> None:
-        """Write on from the checkpoint `base`, which the shard was restored from."""
+    def rebase(self, base: Path | None) -> None:
+        """Write on from the checkpoint `base`, which the shard was restored from; None: start over."""
+        if base is None:
+            self._manifest = None
+            return
         live = self._new_live()
         link(base / _ROWS, live)
         self._take(Database(live))
@@ -158,6 +170,8 @@ class Checkpoints:
         for table, (ids, counts) in saving.marks.candidates.items():
             waiting = Part(table, ids[:0], {"ids": ids, "counts": counts})
             database.put(_CANDIDATES + table.encode(), encode_part(waiting))
+        for table, state in saving.marks.upkeep.items():
+            database.put(_UPKEEP + table.encode(), encode_part(Part(table, _NO_IDS, state)))
         dense = _put_dense(database, saving.marks.dense, {} if before is None else before.dense)
         manifest = Manifest(
             _FORMAT,
@@ -170,6 +184,8 @@ class Checkpoints:
             saving.kept,
             dense,
             [*segments, Segment(number, parts, rows)],
+            saving.marks.pushes,
+            saving.marks.newest,
         )
         path = self._publish(database, manifest)
         self._manifest = manifest
@@ -192,7 +208,8 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Drop what is beyond the last few; those of another number of shards may still be needed."""
-        mine = [path for path in found(self._folder) if self._is_mine(path)]
+        paths = [path for path in found(self._folder) if not name_of(path).startswith(POINT)]
+        mine = [path for path in paths if self._is_mine(path)]
         for named in (False, True):
             for old in [path for path in mine if bool(name_of(path)) is named][self._kept :]:
                 drop(old)
@@ -298,9 +315,16 @@ def load(path: Path) -> ShardImage:
             for name, entry in manifest.dense.items()
         }
         candidates = {name: _candidates(database, path, name) for name in manifest.rows}
-    return ShardImage(
-        Marks(manifest.clock, manifest.steps, dense, candidates), _parts(path, manifest), manifest.rows
+        known = [] if manifest.pushes is None else list(manifest.rows)
+        upkeep = {name: _upkeep(database, path, name) for name in known}
+    marks = Marks(
+        manifest.clock, manifest.steps, dense, candidates, manifest.pushes or 0, manifest.newest, upkeep
     )
+    return ShardImage(marks, _parts(path, manifest), manifest.rows)
+
+
+def _upkeep(database: Database, path: Path, table: str) -> Arrays:
+    return decode_part(database.get(_UPKEEP + table.encode()), f"{path}: housekeeping of {table}").columns
 
 
 def _candidates(database: Database, path: Path, table: str) -> tuple[U64, U8]:

@@ -33,10 +33,11 @@ T = TypeVar("T")
 
 
 class PushResult(NamedTuple):
-    """By shard: its clock after a push, and whether it applied the push or had applied it before."""
+    """By shard: its clock after a push, whether it applied the push or had before, and its epoch."""
 
     clocks: tuple[int, ...]
     applied: tuple[bool, ...]
+    epochs: tuple[int, ...]
 
 
 class ParameterClient:
@@ -145,7 +146,9 @@ class ParameterClient:
             return self._push(shard, header, blocks[shard])
 
         done = self._each(send, range(self.shards))
-        return PushResult(tuple(d.clock for d in done), tuple(d.applied for d in done))
+        return PushResult(
+            tuple(d.clock for d in done), tuple(d.applied for d in done), tuple(d.epoch for d in done)
+        )
 
     def _blocks(self, gradients: Mapping[str, tuple[U64, F32]]) -> list[list[wire.Block]]:
         """The blocks of each shard; a shard may get none."""
@@ -245,6 +248,14 @@ class ParameterClient:
         """Have a shard return to its newest checkpoint of `name`, in a new epoch."""
         request = messages.Restore(shard, self.shards, name)
         return self._act(shard, request, messages.CheckpointIs, self._config.retry_seconds)
+
+    def keep(self, shard: int, prefix: str, names: Sequence[str]) -> int:
+        """Have a shard drop its checkpoints named `prefix` and a number, but for `names`; how many.
+
+        Those whose name begins with `messages.POINT` go only so; `prefix` begins with it, too.
+        """
+        request = messages.Keep(shard, self.shards, prefix, tuple(names))
+        return self._act(shard, request, messages.Dropped).checkpoints
 
     def why(self, table: str, wanted: int) -> messages.RowIs:
         """All that the shard that holds it knows of id `wanted`."""

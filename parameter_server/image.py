@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from parameter_server.dense import DenseVersion
-from parameter_server.sweep import Part, Sweep
+from parameter_server.sweep import Arrays, Part, Sweep
 from schema.records import U8, U64
 
 
@@ -15,12 +15,16 @@ class Marks:
     """Where a shard stood: its clock, each trainer's last step, and the dense versions.
 
     `candidates` are the ids (n,) that have no row yet, by table, and how many pushes each has had (n,).
+    Housekeeping goes on from `pushes`, `newest` event time and, by table, `upkeep`.
     """
 
     clock: int = 0
     steps: Mapping[str, int] = field(default_factory=dict)
     dense: Mapping[str, DenseVersion] = field(default_factory=dict)
     candidates: Mapping[str, tuple[U64, U8]] = field(default_factory=dict)
+    pushes: int = 0
+    newest: int = 0
+    upkeep: Mapping[str, Arrays] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 """Keeping a table within its bounds: expiry by event time, and the memory budget. Plans only.
 
 Knows neither clock nor deltas: it names rows to evict and to demote, a bounded number a call, and the table
-does it. Time is event time, passed in.
+does it. Time is event time, passed in. What is decided depends on the rows, not on where they lie, and what
+is still to be done is in checkpoints: so a restored shard goes on as the one before it would have.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -20,23 +22,31 @@ _LOW_WATER: Final = 0.9
 _SLOTS: Final = 1 << 16
 _SLOT_SHIFT: Final = np.uint64(48)
 _NEVER: Final = np.iinfo(np.int64).max
+_PASSES_A_LIFE: Final = 16
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Expiry:
-    """Finds rows whose last push is longer ago than their slot allows, going round and round.
+    """Finds rows whose last push is longer ago than their slot allows.
+
+    One pass over all rows decides, every sixteenth of the shortest time to live, and is then done bit by
+    bit; a row that is used meanwhile stays.
 
     Args:
         config: `ttl_seconds` of the table and of its slots.
     """
 
     def __init__(self, config: TableConfig) -> None:
-        self._cursor = 0
+        self._expired: U64 = np.empty(0, np.uint64)
+        self._next_at = 0
         ttls = {s: c.ttl_seconds for s, c in config.slots.items() if c.ttl_seconds is not None}
         default = config.ttl_seconds
         self._ttl: NDArray[Any] | None = None
         if default is not None or ttls:
             self._ttl = np.full(_SLOTS, _NEVER if default is None else int(np.ceil(default)), np.int64)
             self._ttl[list(ttls)] = np.ceil(list(ttls.values()))
+            self._every = max(1, int(self._ttl.min()) // _PASSES_A_LIFE)
 
     def ttl_seconds(self, slot: int) -> int | None:
         """How long a row of `slot` lives without a push; None: for ever."""
@@ -45,15 +55,30 @@ class Expiry:
         return int(self._ttl[slot])
 
     def due(self, store: RowStore, now_seconds: int, limit: int) -> U64:
-        """The ids that have expired among the next `limit` rows."""
-        if self._ttl is None or not store.used:
-            return np.empty(0, np.uint64)
-        rows = (self._cursor + np.arange(min(limit, store.used))) % store.used
-        self._cursor = int(rows[-1]) + 1
-        ids, records = store.ids[rows], store.records
-        age = now_seconds - records.last_use[rows].astype(np.int64)
-        expired: U64 = ids[(age > self._ttl[ids >> _SLOT_SHIFT]) & (records.versions[rows] > 0)]
-        return expired
+        """At most `limit` ids that have expired, ascending."""
+        if self._ttl is None:
+            return self._expired
+        if not len(self._expired) and now_seconds >= self._next_at:
+            self._next_at = now_seconds + self._every
+            self._expired = np.sort(self._old(store, store.live(), now_seconds, self._ttl))
+        part, self._expired = self._expired[:limit], self._expired[limit:]
+        rows = store.find(part)
+        return self._old(store, rows[rows >= 0], now_seconds, self._ttl)
+
+    @staticmethod
+    def _old(store: RowStore, rows: I64, now_seconds: int, ttl: NDArray[Any]) -> U64:
+        ids = store.ids[rows]
+        age = now_seconds - store.records.last_use[rows].astype(np.int64)
+        old: U64 = ids[age > ttl[ids >> _SLOT_SHIFT]]
+        return old
+
+    def saved(self) -> Arrays:
+        """What is still to be done, and when the next pass is due."""
+        return {"expired": self._expired, "expiry": np.array([self._next_at], np.int64)}
+
+    def load(self, saved: Arrays) -> None:
+        """Take up what `saved` returned."""
+        self._expired, self._next_at = saved["expired"], int(saved["expiry"][0])
 
 
 class Budget:
@@ -88,13 +113,13 @@ class Budget:
         rows = store.live()
         wide = rows[store.placement.classes(rows) > 0]
         if len(wide):
-            order = np.lexsort((store.records.last_use[wide], store.records.uses[wide]))
+            order = np.lexsort((store.ids[wide], store.records.last_use[wide], store.records.uses[wide]))
             chosen = wide[order]
             saving = np.cumsum(store.demotion_bytes(chosen))
             self._demotions = store.ids[chosen[: int(np.searchsorted(saving, excess)) + 1]]
         else:
             count = min(len(rows), int(np.ceil(excess / max(1.0, store.bytes / len(rows)))))
-            order = np.argsort(store.records.last_use[rows], kind="stable")
+            order = np.lexsort((store.ids[rows], store.records.last_use[rows]))
             self._evictions = store.ids[rows[order[:count]]]
 
     def demotions(self, store: RowStore, limit: int) -> I64:
@@ -107,6 +132,16 @@ class Budget:
         """At most `limit` ids that go, the least recently used first."""
         part, self._evictions = self._evictions[:limit], self._evictions[limit:]
         return store.ids[self._unused(store, part)]
+
+    def saved(self) -> Arrays:
+        """What is still to be done, and when that was decided."""
+        state = np.array([self.pressed, self._planned_at], np.int64)
+        return {"demotions": self._demotions, "evictions": self._evictions, "budget": state}
+
+    def load(self, saved: Arrays) -> None:
+        """Take up what `saved` returned."""
+        self._demotions, self._evictions = saved["demotions"], saved["evictions"]
+        self.pressed, self._planned_at = bool(saved["budget"][0]), int(saved["budget"][1])
 
     def _unused(self, store: RowStore, ids: U64) -> I64:
         """The rows of `ids` that have not been used since the decision; all, where time stands still."""

@@ -12,6 +12,8 @@ from schema.config import Name
 from schema.records import Millis
 
 Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+POINT: Final = "point-"
+"""How the names of checkpoints begin that belong to a recovery point: they stay until `Keep` drops them."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,10 +41,11 @@ class Push(Request, frozen=True):
 
 
 class PushDone(Message, frozen=True):
-    """The shard's clock after a push; whether the push was applied, or had been before."""
+    """The shard's clock and epoch after a push; whether the push was applied, or had been before."""
 
     clock: int
     applied: bool
+    epoch: int
 
 
 class DeltaSince(Request, frozen=True):
@@ -146,6 +149,19 @@ class Restore(Request, frozen=True):
     name: Name
 
 
+class Keep(Request, frozen=True):
+    """Asks to drop the checkpoints named `prefix` and a number, but for those that `names` has."""
+
+    prefix: Annotated[str, Meta(pattern=rf"^{POINT}[A-Za-z0-9_.-]*$", max_length=200)]
+    names: tuple[str, ...]
+
+
+class Dropped(Message, frozen=True):
+    """How many checkpoints were dropped."""
+
+    checkpoints: int
+
+
 class CheckpointIs(Message, frozen=True):
     """A checkpoint that is on the shard's disk, and the clock and epoch that the shard is at with it."""
 
@@ -203,6 +219,7 @@ ACTIONS: Final[dict[str, type[Request]]] = {
     "get_dense": GetDense,
     "checkpoint": Checkpoint,
     "restore": Restore,
+    "keep": Keep,
     "health": Health,
     "why": Why,
 }

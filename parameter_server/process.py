@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,9 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from parameter_server import checkpoint, metrics
+from parameter_server import metrics
 from parameter_server.checkpoint import Saved
-from parameter_server.errors import InvalidRequest
-from parameter_server.restore import folder_of, open_shard, retire
+from parameter_server.restore import find_named, keep, open_shard, retire
 from parameter_server.server import ShardServer
 from parameter_server.table import Counters
 from runtime.ops import OpsServer
@@ -117,19 +117,19 @@ class ShardProcess:
             OSError: the disk refused.
         """
         with self._saving:
-            folder = folder_of(self._run_dir, self._shard.index)
-            paths = [
-                path for path in checkpoint.found(folder) if name in (checkpoint.name_of(path), path.name)
-            ]
-            if not paths:
-                legal = ", ".join(checkpoint.name_of(path) or path.name for path in checkpoint.found(folder))
-                raise InvalidRequest(f"checkpoint: {name!r}; legal are {legal or 'none yet'}")
-            self._shard.restore(checkpoint.load(paths[0]))
-            self._checkpoints.rebase(paths[0])
+            found = find_named(self._shard.config, self._shard.index, self._run_dir, name)
+            self._shard.restore(found.image)
+            self._checkpoints.rebase(found.path)
             saved = self._checkpoints.save(self._shard)
             self._saved = self._mark()
-        _log.warning("restored %s: clock %d, epoch %d", paths[0].name, saved.clock, self._shard.epoch)
+        _log.warning("restored %s: clock %d, epoch %d", name, saved.clock, self._shard.epoch)
         return saved
+
+    def keep(self, prefix: str, names: Collection[str]) -> int:
+        """Drop the checkpoints named `prefix` and a number, but for `names`; how many."""
+        with self._saving:
+            shard = self._shard
+            return keep(self._run_dir, shard.index, len(shard.config.shards), prefix, names)
 
     def _mark(self) -> tuple[int, int]:
         """Changes with whatever a checkpoint keeps."""

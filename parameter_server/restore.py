@@ -6,7 +6,7 @@ Knows the folders of a deployment, RUN_DIR/shard-I, and that a `generation` is o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 from parameter_server import checkpoint
 from parameter_server.checkpoint import Checkpoints, Manifest
 from parameter_server.dense import DenseVersion
-from parameter_server.errors import CheckpointError
+from parameter_server.errors import CheckpointError, InvalidRequest
 from parameter_server.image import Marks, ShardImage
+from parameter_server.messages import POINT
 from parameter_server.router import shard_of
 from parameter_server.shard import Shard
 from parameter_server.sweep import Part
@@ -34,6 +35,13 @@ class Opened(NamedTuple):
     shard: Shard
     checkpoints: Checkpoints
     rerouted: bool
+
+
+class Named(NamedTuple):
+    """A checkpoint that was asked for by name; `path` is None where it is of another number of shards."""
+
+    image: ShardImage
+    path: Path | None
 
 
 def folder_of(run_dir: Path, index: int) -> Path:
@@ -77,6 +85,26 @@ def _writer(settings: ParameterServerConfig, own: Path, generation: int, base: P
     )
 
 
+def find_named(settings: ParameterServerConfig, index: int, run_dir: Path, name: str) -> Named:
+    """What shard `index` was at the newest checkpoint of `name`, also where there were more or fewer shards.
+
+    Raises:
+        InvalidRequest: there is no such checkpoint; the message has the legal ones.
+        CheckpointError: it cannot be read.
+    """
+    shards = len(settings.shards)
+    readable = _readable(folder_of(run_dir, index))
+    own = [path for path, m in readable if (m.shard, m.shards) == (index, shards)]
+    for path in own:
+        if name in (checkpoint.name_of(path), path.name):
+            return Named(checkpoint.load(path), path)
+    others = complete_sets(sorted(run_dir.glob(_SHARD + "*")), name)
+    if not others:
+        legal = ", ".join(checkpoint.name_of(path) or path.name for path in own)
+        raise InvalidRequest(f"checkpoint: {name!r}; legal are {legal or 'none yet'}")
+    return Named(rerouted(others[max(others)], index, shards), None)
+
+
 def _refuse_strangers(own: Path, index: int, shards: int) -> None:
     """Start empty only where nothing was ever saved."""
     paths = checkpoint.found(own)
@@ -105,12 +133,17 @@ def _generations(run_dir: Path) -> dict[int, list[list[Path]]]:
     return complete_sets(sorted(run_dir.glob(_SHARD + "*")))
 
 
-def complete_sets(folders: Iterable[Path]) -> dict[int, list[list[Path]]]:
-    """By generation, for each of its shards, in order, its checkpoints in `folders`, the newest first."""
+def complete_sets(folders: Iterable[Path], name: str | None = None) -> dict[int, list[list[Path]]]:
+    """By generation, for each of its shards, in order, its checkpoints in `folders`, the newest first.
+
+    With `name`, only those of that name.
+    """
     by_generation: dict[int, dict[int, list[Path]]] = {}
     counts: dict[int, int] = {}
     for folder in folders:
         for path, manifest in _readable(folder):
+            if name is not None and manifest.name != name:
+                continue
             counts[manifest.generation] = manifest.shards
             by_generation.setdefault(manifest.generation, {}).setdefault(manifest.shard, []).append(path)
     return {
@@ -156,7 +189,9 @@ def rerouted(sources: Sequence[Sequence[Path]], index: int, shards: int) -> Shar
     clock = max(image.marks.clock for image in images)
     parts = (part for image in images for part in _routed(image.parts, index, shards))
     candidates = _routed_candidates([image.marks.candidates for image in images], index, shards)
-    return ShardImage(Marks(clock, steps, dense if index == 0 else {}, candidates), parts)
+    pushes, newest = (max(getattr(image.marks, name) for image in images) for name in ("pushes", "newest"))
+    marks = Marks(clock, steps, dense if index == 0 else {}, candidates, pushes, newest)
+    return ShardImage(marks, parts)
 
 
 def _routed_candidates(
@@ -201,15 +236,35 @@ def _routed(parts: Iterable[Part], index: int, shards: int) -> Iterator[Part]:
 def retire(run_dir: Path, index: int, checkpoints: Checkpoints, shards: int) -> None:
     """Once every shard of this generation has a checkpoint, drop those of earlier ones from its folder.
 
-    Shard 0 does so for the folders that are no shard's any more.
+    Shard 0 does so for the folders that are no shard's any more. Those of recovery points stay.
     """
     if checkpoints.generation == 0 or checkpoints.generation not in _generations(run_dir):
         return
+    for folder in _folders(run_dir, index, shards):
+        for path, manifest in _readable(folder):
+            if manifest.generation < checkpoints.generation and not manifest.name.startswith(POINT):
+                checkpoint.drop(path)
+
+
+def _folders(run_dir: Path, index: int, shards: int) -> list[Path]:
+    """The folder of shard `index`; with that of shard 0, those that are no shard's any more."""
     folders = [folder_of(run_dir, index)]
     if index == 0:
         current = {folder_of(run_dir, shard) for shard in range(shards)}
         folders += [folder for folder in run_dir.glob(_SHARD + "*") if folder not in current]
-    for folder in folders:
-        for path, manifest in _readable(folder):
-            if manifest.generation < checkpoints.generation:
-                checkpoint.drop(path)
+    return folders
+
+
+def keep(run_dir: Path, index: int, shards: int, prefix: str, names: Collection[str]) -> int:
+    """Drop the checkpoints of shard `index` named `prefix` and a number, but for `names`; how many."""
+    unwanted = [
+        path
+        for folder in _folders(run_dir, index, shards)
+        for path in checkpoint.found(folder)
+        if (name := checkpoint.name_of(path)).startswith(prefix)
+        and name.removeprefix(prefix).isdecimal()
+        and name not in names
+    ]
+    for path in unwanted:
+        checkpoint.drop(path)
+    return len(unwanted)

@@ -129,7 +129,7 @@ class ShardServer(flight.FlightServerBase):
             metrics.ROWS_PUSHED.inc(sum(len(block.ids) for block in blocks))
         else:
             metrics.REPEATS.inc()
-        writer.write(pa.py_buffer(messages.encode(messages.PushDone(reply.clock, reply.applied))))
+        writer.write(pa.py_buffer(messages.encode(messages.PushDone(*reply))))
 
     def do_get(self, _context: Any, ticket: Any) -> flight.GeneratorStream:
         """A delta: a stream of chunks, made while it is read, and a trailer."""

@@ -41,10 +41,11 @@ Pairs = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
 class PushReply(NamedTuple):
-    """The clock after a push, and whether it was applied or had been before."""
+    """The clock after a push, whether it was applied or had been before, and the epoch."""
 
     clock: int
     applied: bool
+    epoch: int
 
 
 class FoundRow(NamedTuple):
@@ -83,8 +84,6 @@ class Shard:
         self._lock = ReadWriteLock()
         self.dense = DenseStore()
         self._open: set[Sweep] = set()
-        self._newest = 0
-        self._pushes = 0
         self.restore(image or ShardImage())
 
     def restore(self, image: ShardImage) -> None:
@@ -100,6 +99,7 @@ class Shard:
             self.dense.replace(image.marks.dense)
             self._clock = image.marks.clock
             self._steps = dict(image.marks.steps)
+            self._newest, self._pushes = image.marks.newest, image.marks.pushes
             self._traces: deque[Trace] = deque(maxlen=TRACES_KEPT)
             self._recent = RecentChanges(_RECENT_IDS)
             self._recent.forget(self._clock)
@@ -140,7 +140,7 @@ class Shard:
         trace = np.array(completed_at, np.int64)
         with self._lock.writing():
             if step <= self._steps.get(trainer, -1):
-                return PushReply(self._clock, applied=False)
+                return PushReply(self._clock, applied=False, epoch=self.epoch)
             self._clock += 1
             for name, gradients in prepared.items():
                 self.tables[name].apply(gradients, self._clock, event_time)
@@ -151,7 +151,7 @@ class Shard:
             self._pushes += 1
             if self._pushes % MAINTAIN_EVERY == 0:
                 self._maintain()
-            return PushReply(self._clock, applied=True)
+            return PushReply(self._clock, applied=True, epoch=self.epoch)
 
     def _maintain(self) -> None:
         """Expiry, budget and packing of every table, a bounded piece; the clock moves on if rows changed."""
@@ -227,7 +227,10 @@ class Shard:
 
         def finish(clock: int) -> None:
             candidates = {name: table.candidates() for name, table in self.tables.items()}
-            saving.marks = Marks(clock, dict(self._steps), self.dense.all(), candidates)
+            upkeep = {name: table.upkeep() for name, table in self.tables.items()}
+            saving.marks = Marks(
+                clock, dict(self._steps), self.dense.all(), candidates, self._pushes, self._newest, upkeep
+            )
             saving.kept = {name: len(table) for name, table in self.tables.items()}
 
         names = {name: table.column_names for name, table in self.tables.items()}
@@ -302,5 +305,7 @@ def _loaded(config: ParameterServerConfig, image: ShardImage) -> dict[str, Table
     for name, table in tables.items():
         if name in image.marks.candidates:
             table.load_candidates(*image.marks.candidates[name])
+        if name in image.marks.upkeep:
+            table.load_upkeep(image.marks.upkeep[name])
         table.tombstones.trimmed = image.marks.clock
     return tables

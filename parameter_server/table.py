@@ -304,6 +304,17 @@ class Table:
         """Take up what `candidates` returned."""
         self._admission.load(ids, counts)
 
+    def upkeep(self) -> Arrays:
+        """Where housekeeping stands: what further a checkpoint keeps, for the next piece to be the same."""
+        ageing = np.array([self._admission.last_ageing], np.int64)
+        return {**self._expiry.saved(), **self._budget.saved(), "ageing": ageing}
+
+    def load_upkeep(self, saved: Arrays) -> None:
+        """Take up what `upkeep` returned."""
+        self._expiry.load(saved)
+        self._budget.load(saved)
+        self._admission.last_ageing = int(saved["ageing"][0])
+
     def why(self, wanted: int) -> RowState:
         """What there is to know of one id."""
         row = int(self._rows.find(np.array([wanted], np.uint64))[0])

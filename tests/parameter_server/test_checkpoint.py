@@ -16,7 +16,7 @@ from parameter_server.database import Database
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import CheckpointError
 from parameter_server.shard import Shard
-from schema.config import ParameterServerConfig, TableConfig
+from schema.config import AdmissionConfig, ParameterServerConfig, TableConfig
 from tests.parameter_server.cases import SMALL, config, gradients, random_round, u64
 
 Damage = Callable[[Path], object]
@@ -287,3 +287,43 @@ def test_a_checkpoint_of_other_tables_is_refused(
     writer(tmp_path).save(trained())
     with pytest.raises(CheckpointError, match=message):
         restored(tmp_path, config(tables=tables))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "happened"),
+    [({"ttl_seconds": 20}, ("expired", "grown")), ({"memory_mb": 0.02}, ("demoted", "evicted"))],
+)
+def test_housekeeping_goes_on_in_a_restored_shard_as_it_would_have(
+    tmp_path: Path, bounds: dict[str, float], happened: tuple[str, str]
+) -> None:
+    """Admission, ageing, expiry and the budget decide alike, though rows lie elsewhere after a restore."""
+    table = TableConfig(
+        name="embedding",
+        dim=4,
+        capacity=16,
+        seed=7,
+        widths=(2, 4),
+        grow_at=(3,),
+        admission=AdmissionConfig(kind="count", threshold=2, ageing_seconds=30),
+        **bounds,  # type: ignore[arg-type]
+    )
+    settings = config(tables=(table,))
+
+    def train(shard: Shard, steps: range) -> None:
+        for step in steps:
+            rng = np.random.default_rng(step)
+            ids = rng.integers(0, 900, 150, dtype=np.uint64)
+            shard.push("a", step, {"embedding": (ids, gradients(rng, 150))}, 1000 * step)
+
+    lived = Shard(settings, 0)
+    for start in range(0, 200, 23):
+        store = Checkpoints(tmp_path / str(start), kept=1, shards=1)
+        saved = store.save(lived)
+        store.close()
+        restored = Shard(settings, 0, checkpoint.load(saved.path))
+        for shard in (lived, restored):
+            train(shard, range(start, start + 23))
+        assert restored.digest("embedding") == lived.digest("embedding")
+        assert restored.row_counts() == lived.row_counts()
+    counters = lived.counters()["embedding"]
+    assert all(getattr(counters, name) > 0 for name in (*happened, "not_admitted"))

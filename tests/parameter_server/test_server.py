@@ -105,7 +105,7 @@ def test_a_repeated_push_is_told_from_a_new_one(cluster: Cluster) -> None:
     pairs = {"embedding": (IDS, np.ones((300, 4), np.float32))}
     assert cluster.client.push("a", 3, pairs, 0).applied == (True, True)
     before = cluster.digests()
-    assert cluster.client.push("a", 3, pairs, 0) == ((1, 1), (False, False))
+    assert cluster.client.push("a", 3, pairs, 0)[:2] == ((1, 1), (False, False))
     assert cluster.digests() == before
     assert cluster.client.shard_state(1).steps == {"a": 3}
 
