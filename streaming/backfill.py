@@ -23,11 +23,12 @@ from runtime.kafka import consumer, wait_for_broker
 from schema.codec import FEATURE_LOGS, USER_ACTIONS, Codec
 from schema.config import Config
 from schema.config_file import load_config
+from schema.dump import Span
 from schema.errors import ConfigError, InvalidMessage
 from schema.records import ActionBatch, Heartbeat, SampleBlock
 from streaming.counts import Counts
 from streaming.parcels import Blocks
-from streaming.parquet import Span, write
+from streaming.parquet import write
 from streaming.partition import Message, Partition, Timing
 from streaming.rocks import RocksStore
 from streaming.rules import Rules

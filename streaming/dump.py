@@ -26,9 +26,10 @@ from runtime.ops import OpsServer
 from schema.codec import TRAINING_SAMPLES
 from schema.config import Config, DumpConfig
 from schema.config_file import load_config
+from schema.dump import Span, positions
 from schema.errors import ConfigError, InvalidMessage
 from schema.records import SampleBlock
-from streaming.parquet import Span, positions, write
+from streaming.parquet import Place, write
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +48,14 @@ class _Open:
     def __init__(self, start: int, now: float) -> None:
         self.start = self.end = start
         self.blocks: list[SampleBlock] = []
+        self.places: list[Place] = []
         self.rows = 0
         self.since = now
 
     def add(self, offset: int, blocks: list[SampleBlock]) -> None:
         self.end = offset + 1
         self.blocks += blocks
+        self.places += [(offset, within) for within in range(len(blocks))]
         self.rows += sum(map(len, blocks))
 
 
@@ -101,7 +104,7 @@ class Dump:
         self._open[number] = _Open(some.end, self._clock())
         if some.end == some.start:
             return
-        write(self.folder, Span(number, some.start, some.end), some.blocks)
+        write(self.folder, Span(number, some.start, some.end), some.blocks, some.places)
         _ROWS.inc(some.rows)
         _FILES.inc()
         try:

@@ -6,20 +6,24 @@ Knows Arrow and files, no Kafka. A file's name states what it holds, so what is 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schema.codec import TRAINING_SAMPLES
+from schema.dump import BLOCK, SAMPLE_OFFSET, SAMPLE_WITHIN, Span, files, positions, spans
 from schema.records import SampleBlock
 
-_NAME: Final = re.compile(r"p(\d{5})-(\d{20})-(\d{20})\.parquet")
+__all__ = ["SCHEMA", "Place", "Span", "positions", "read", "spans", "write"]
+
+Place = tuple[int, int] | None
+"""The offset of a block's message in the samples topic, and its number in it; None if it never was there."""
+
 _HOUR_MS: Final = 3_600_000
 
 
@@ -44,7 +48,9 @@ def _schema() -> pa.Schema:
         "mask": numbers,
         "retract": numbers,
         # the block as it was sent, on its first row: what a trainer reads
-        "block": pa.binary(),
+        BLOCK: pa.binary(),
+        SAMPLE_OFFSET: pa.int64(),
+        SAMPLE_WITHIN: pa.int32(),
     }
     return pa.schema([pa.field(name, kind) for name, kind in columns.items()])
 
@@ -52,51 +58,30 @@ def _schema() -> pa.Schema:
 SCHEMA: Final = _schema()
 
 
-class Span(NamedTuple):
-    """Offsets of a partition of the samples topic, from `start` up to but without `end`."""
-
-    partition: int
-    start: int
-    end: int
-
-
-def write(folder: Path, span: Span, blocks: Sequence[SampleBlock]) -> None:
+def write(
+    folder: Path, span: Span, blocks: Sequence[SampleBlock], places: Sequence[Place] | None = None
+) -> None:
     """Write the files of `span`: one for each hour of event time, then, last, the word that it is complete.
 
-    Every file appears whole or not at all, and the same span gives the same bytes.
+    Every file appears whole or not at all, and the same span gives the same bytes. `places`, one a block, are
+    where the blocks lie in the samples topic, if they do.
     """
-    hours: dict[int, list[SampleBlock]] = {}
-    for block in blocks:
-        hours.setdefault(block.event_time // _HOUR_MS, []).append(block)
-    name = f"p{span.partition:05d}-{span.start:020d}-{span.end:020d}.parquet"
+    hours: dict[int, list[tuple[SampleBlock, Place]]] = {}
+    for block, place in zip(blocks, places or [None] * len(blocks), strict=True):
+        hours.setdefault(block.event_time // _HOUR_MS, []).append((block, place))
+    name = span.file_name
     for hour, some in sorted(hours.items()):
         when = datetime.fromtimestamp(hour * _HOUR_MS / 1000, UTC)
         _replace(folder / f"date={when:%Y-%m-%d}" / f"hour={when:%H}" / name, _table(some))
     _replace(folder / "_spans" / name, SCHEMA.empty_table())
 
 
-def spans(folder: Path) -> list[Span]:
-    """What has been written completely, in order."""
-    found = (_NAME.fullmatch(path.name) for path in (folder / "_spans").glob("*.parquet"))
-    return sorted(Span(*map(int, match.groups())) for match in found if match)
-
-
-def positions(folder: Path) -> dict[int, int]:
-    """The offset at which each partition goes on."""
-    ends: dict[int, int] = {}
-    for span in spans(folder):
-        ends[span.partition] = max(span.end, ends.get(span.partition, 0))
-    return ends
-
-
 def read(folder: Path) -> Iterator[SampleBlock]:
     """All blocks that were written completely, by hour; files of spans that were not are left out."""
-    complete = {f"p{s.partition:05d}-{s.start:020d}-{s.end:020d}.parquet" for s in spans(folder)}
-    for path in sorted(folder.glob("date=*/hour=*/*.parquet")):
-        if path.name in complete:
-            for value in pq.read_table(path, columns=["block"])["block"]:
-                if value.is_valid:
-                    yield from TRAINING_SAMPLES.decode(value.as_py())
+    for path in sorted(path for span in spans(folder) for path in files(folder, span)):
+        for value in pq.read_table(path, columns=[BLOCK])[BLOCK]:
+            if value.is_valid:
+                yield from TRAINING_SAMPLES.decode(value.as_py())
 
 
 def _replace(path: Path, table: pa.Table) -> None:
@@ -108,11 +93,11 @@ def _replace(path: Path, table: pa.Table) -> None:
     scratch.replace(path)
 
 
-def _table(blocks: Iterable[SampleBlock]) -> pa.Table:
-    return pa.Table.from_pylist([row for block in blocks for row in _rows(block)], schema=SCHEMA)
+def _table(placed: Iterable[tuple[SampleBlock, Place]]) -> pa.Table:
+    return pa.Table.from_pylist([row for block, at in placed for row in _rows(block, at)], schema=SCHEMA)
 
 
-def _rows(block: SampleBlock) -> Iterator[dict[str, object]]:
+def _rows(block: SampleBlock, place: Place) -> Iterator[dict[str, object]]:
     source = block.source
     columns = zip(
         block.row_indices().tolist(),
@@ -144,6 +129,8 @@ def _rows(block: SampleBlock) -> Iterator[dict[str, object]]:
             "labels": labels,
             "mask": mask,
             "retract": retract,
-            "block": packed,
+            BLOCK: packed,
+            SAMPLE_OFFSET: None if place is None else place[0],
+            SAMPLE_WITHIN: None if place is None else place[1],
         }
         packed = None
