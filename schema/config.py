@@ -353,7 +353,11 @@ class GuardConfig(Section, frozen=True, kw_only=True):
 
 
 class TrainerConfig(Section, frozen=True, kw_only=True):
-    """The trainer. A batch closes at `batch_rows` rows or after `batch_wait_seconds`.
+    """The trainer. A batch closes at `batch_rows` rows, or where the samples end after `batch_wait_seconds`.
+
+    Mode "online" trains from the samples topic, for good; "batch" from the Parquet files in `history`, to
+    their end: a folder, under `run_dir` unless absolute, by default that of the dump. A recovery point of
+    trainer and shards is made every `recovery_seconds`; `recovery_points` are kept.
 
     Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
     configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
@@ -361,10 +365,13 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     """
 
     trainer_id: Name = "trainer-0"
+    mode: Literal["online", "batch"] = "online"
+    history: str | None = None
     batch_rows: Positive = 512
     batch_wait_seconds: PositiveSeconds = 0.2
     learning_rate: PositiveFloat = 0.002
-    checkpoint_seconds: PositiveSeconds = 5.0
+    recovery_seconds: PositiveSeconds = 30.0
+    recovery_points: Positive = 3
     evaluation_window_seconds: PositiveSeconds = 86400.0
     report_period: PeriodConfig | None = None
     baseline: bool = False

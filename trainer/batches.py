@@ -1,4 +1,7 @@
-"""Closes batches by rows or by time, drops duplicates on the way, and remembers what each batch has read."""
+"""Closes batches by rows, or by time where the samples end, and remembers what each batch has read.
+
+So a run over samples that are there already is a function of them: how fast they come decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,8 @@ class Batcher:
         feed: where entries come from.
         duplicates: what has been had.
         rows: a batch closes once it has this many; a block is never split.
-        wait_seconds: a batch closes this long after its first entry at the latest.
+        wait_seconds: one with fewer closes this long after its first entry, or later, as soon as there are
+            no more entries to be had.
         clock: seconds.
     """
 
@@ -90,20 +94,40 @@ class Batcher:
         self._rows = rows
         self._wait = wait_seconds
         self._clock = clock
+        self._open: RowBatch | None = None
+        self._closes_at = 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Whether there was nothing more to be read, and all that was has been handed out."""
+        return self._open is None and self._feed.caught_up
 
     def next(self) -> RowBatch | None:
-        """The next batch, with no rows if all that came was duplicate or dead; None if nothing came."""
-        batch = RowBatch()
-        deadline = self._clock() + self._wait
-        while batch.rows < self._rows and (left := deadline - self._clock()) > 0:
+        """The next batch, with no rows if all that came was duplicate or dead; None if none is ready yet."""
+        until = self._clock() + self._wait
+        while not self._ready():
+            left = until - self._clock()
+            if left <= 0:
+                return None
+            if self._open is not None and self._feed.caught_up:
+                left = min(left, self._closes_at - self._clock())
             entry = self._feed.next(left)
-            if entry is None:
-                break
-            if not batch.runs:
-                deadline = self._clock() + self._wait
-                self._duplicates.begin()
-            batch.add(entry, self._duplicates)
-        return batch if batch.runs else None
+            if entry is not None:
+                self._add(entry)
+        batch, self._open = self._open, None
+        return batch
+
+    def _ready(self) -> bool:
+        if self._open is None:
+            return False
+        return self._open.rows >= self._rows or (self._feed.caught_up and self._clock() >= self._closes_at)
+
+    def _add(self, entry: Entry) -> None:
+        if self._open is None:
+            self._open = RowBatch()
+            self._closes_at = self._clock() + self._wait
+            self._duplicates.begin()
+        self._open.add(entry, self._duplicates)
 
     def again(self, runs: Iterable[Run], timeout: float) -> RowBatch:
         """The batch that read `runs`, made anew.

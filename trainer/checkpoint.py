@@ -1,6 +1,6 @@
-"""A checkpoint file: everything the trainer is, as of one step, written whole or not at all.
+"""All that a trainer is as of one step, as bytes, and files that are written whole or not at all.
 
-4 bytes CRC-32, little-endian, then MessagePack
+An image is 4 bytes CRC-32, little-endian, then MessagePack.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import SavedEvaluation
 from trainer.guard import SavedGuard
-from trainer.lost import Loss
 
 _CHECKSUM: Final = 4
 
@@ -38,7 +37,8 @@ class Counters(msgspec.Struct, array_like=True):
 class Image(msgspec.Struct, frozen=True, array_like=True):
     """A trainer as of one step. `positions`: what has been read of each partition of `topic`.
 
-    `torch` holds the model, its optimizer and the random state, as torch writes them.
+    `torch` holds the model, its optimizer and the random state, as torch writes them; `parts` what further
+    learners have saved, by name. `history`: the positions are in a history that was never in the topic.
     """
 
     topic: str
@@ -49,42 +49,45 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     torch: bytes
     evaluation: SavedEvaluation
     baseline: tuple[SavedBaseline, SavedEvaluation] | None
-    pushed: list[list[tuple[int, int, int]]]
-    lost: list[Loss]
     guard: SavedGuard | None = None
+    parts: dict[str, bytes] = {}
+    history: bool = False
 
 
-def write_checkpoint(path: Path, image: Image) -> None:
-    """Write `image` to `path`: a crash leaves the whole file there, or none."""
+def encode_image(image: Image) -> bytes:
+    """The bytes of `image`."""
     body = msgspec.msgpack.encode(image)
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("wb") as file:
-        file.write(zlib.crc32(body).to_bytes(_CHECKSUM, "little"))
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(path)
-    _sync_folder(path.parent)
+    return zlib.crc32(body).to_bytes(_CHECKSUM, "little") + body
 
 
-def read_checkpoint(path: Path) -> Image:
+def read_image(path: Path) -> Image:
     """The image in `path`.
 
     Raises:
-        RecoveryError: the file is damaged, or of another version of the trainer.
+        RecoveryError: the file cannot be read, is damaged, or is of another version of the trainer.
     """
-    data = memoryview(path.read_bytes())
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise RecoveryError(f"{path}: {error}") from error
     body = data[_CHECKSUM:]
     if zlib.crc32(body) != int.from_bytes(data[:_CHECKSUM], "little"):
         raise RecoveryError(f"{path}: the {len(body)} bytes do not match their checksum")
     try:
         return msgspec.msgpack.decode(body, type=Image)
     except msgspec.DecodeError as error:
-        raise RecoveryError(f"{path}: not a checkpoint of this trainer: {error}") from error
+        raise RecoveryError(f"{path}: not an image of this trainer: {error}") from error
 
 
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` to `path`: a crash leaves the whole file there, or none. On return it is on the disk."""
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -1,7 +1,8 @@
 """One stream of entries out of the partitions of the samples topic, oldest event first.
 
 Partitions are merged by event time: a trainer with a backlog reads each far ahead of the others, and would
-else learn from one user's tomorrow before another's today. Knows no Kafka: a source hands it chunks.
+else learn from one user's tomorrow before another's today. The order depends on what lies in the partitions
+alone: while one has more that was not read yet, the others wait. Knows no Kafka: a source hands it chunks.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from trainer.errors import RecoveryError
 
 _log = logging.getLogger(__name__)
 
-_BUFFERED_LIMIT: Final = 100_000
+_BUFFERED_LIMIT: Final = 10_000
+"""Entries of a partition beyond which it is not read further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,18 @@ class Chunk:
 class Source(Protocol):
     """Where chunks come from."""
 
+    @property
+    def history(self) -> bool:
+        """Whether what it has was never in the samples topic, so that its positions are its own."""
+
     def start(self, positions: Mapping[int, Position]) -> None:
         """Begin to read at `positions`, which name every partition."""
 
     def get(self, timeout: float) -> Chunk | None:
         """The next chunk, or None if there is none within `timeout` seconds."""
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        """Read no further in `partitions` until they are no longer named."""
 
     def commit(self, positions: Mapping[int, Position]) -> None:
         """Let others see how far training has come."""
@@ -59,6 +68,12 @@ class Feed:
         self._buffers: dict[int, deque[Entry]] = {p: deque() for p in partitions}
         self._behind = frozenset(self._buffers)
         self._expected: dict[int, Position] = {}
+        self._held: frozenset[int] = frozenset()
+
+    @property
+    def history(self) -> bool:
+        """Whether the entries come from a history that was never in the samples topic."""
+        return self._source.history
 
     def start(self, positions: Mapping[int, Position]) -> None:
         """Begin at `positions`; a partition without one begins at its earliest message."""
@@ -72,11 +87,11 @@ class Feed:
     def next(self, timeout: float) -> Entry | None:
         """The next entry, or None if none comes within `timeout` seconds."""
         deadline = self._clock() + timeout
-        while self._waits_for_more() and self._fetch(deadline - self._clock()):
-            pass
+        while self._waits_for_more():
+            left = deadline - self._clock()
+            if not self._fetch(left) or left <= 0:
+                return None
         filled = [buffer for buffer in self._buffers.values() if buffer]
-        if not filled:
-            return None
         oldest = (
             filled[0] if len(filled) == 1 else min(filled, key=lambda b: (_event_time(b[0]), b[0].partition))
         )
@@ -101,13 +116,19 @@ class Feed:
                 )
         return taken
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether all that lay in the partitions, when they were last read, has been handed out."""
+        return not self._behind and not any(self._buffers.values())
+
     def _waits_for_more(self) -> bool:
-        sizes = {p: len(buffer) for p, buffer in self._buffers.items()}
-        if not any(sizes.values()):
-            return True
-        return any(not sizes[p] for p in self._behind) and sum(sizes.values()) < _BUFFERED_LIMIT
+        return not any(self._buffers.values()) or any(not self._buffers[p] for p in self._behind)
 
     def _fetch(self, timeout: float) -> bool:
+        full = frozenset(p for p, buffer in self._buffers.items() if len(buffer) > _BUFFERED_LIMIT)
+        if full != self._held:
+            self._held = full
+            self._source.hold(full)
         chunk = self._source.get(max(0.0, timeout))
         if chunk is None:
             return False

@@ -1,12 +1,12 @@
-"""The centre: read a batch, compute, journal, push, apply, count; between steps checkpoint and publish.
+"""The centre: read a batch, compute, journal, push, apply, count; between steps publish and make points.
 
 Pipelined, with a fixed staleness: while step k computes, another thread pushes step k - 1 and then fetches
 the vectors of step k + 1, so that these always see the pushes up to k - 1 and no further. Only where the
 stream pauses is the last push waited for, and the journal says so. So a run over a backlog is a function of
 its samples.
 
-Exactly once: a step is journalled before it is pushed, and what recovery replays is what the journal says,
-under the same step numbers, which the shards apply once each.
+Exactly: after a kill of this process, or of a shard, everything returns to the newest recovery point, and the
+steps since are done again as the journal has them. So whatever died, the outcome is as if nothing had.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -26,18 +26,20 @@ from schema.records import F32, DeadLetter
 from schema.stages import Traced, pack
 from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
+from trainer.checkpoint import encode_image
 from trainer.entries import Position
-from trainer.errors import RecoveryError
+from trainer.errors import RecoveryError, RollBack
 from trainer.feed import Feed
-from trainer.journal import StepRecord
+from trainer.journal import Push, StepRecord
 from trainer.lane import Lane
-from trainer.lost import Loss
+from trainer.manifest import Cut, Manifest
 from trainer.pace import Every, Rate
+from trainer.pointing import PointMaker
+from trainer.points import Loaded, PointStore
 from trainer.publishing import Publisher
-from trainer.recovery import RecoveryStore
 from trainer.shards import Client, Shards
-from trainer.state import TrainerState
-from trainer.step import Computed, Fetched, Gradients, Learner
+from trainer.state import Part, TrainerState
+from trainer.step import Fetched, Learner
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ _REPLAY_SECONDS: Final = 60.0
 _IDLE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 2.0
 _RATE_SECONDS: Final = 5.0
+_COMMIT_SECONDS: Final = 5.0
 
 T = TypeVar("T")
 
@@ -63,16 +66,18 @@ class _Ahead:
 
 
 class Trainer:
-    """Trains on a feed of sample blocks until told to stop.
+    """Trains on a feed of sample blocks until told to stop, or until everything has to return to a point.
 
     Args:
         config: the whole configuration.
         feed: the samples.
         client: the parameter server.
-        store: the recovery state.
+        store: the recovery points.
         dead_letter: takes what cannot be used; after a crash it may be told again.
         clock: seconds.
         lane: where the shards are asked.
+        executor: makes recovery points; threads of its own unless given.
+        parts: what else learns and belongs to a recovery point.
     """
 
     def __init__(
@@ -80,61 +85,70 @@ class Trainer:
         config: Config,
         feed: Feed,
         client: Client,
-        store: RecoveryStore,
+        store: PointStore,
         dead_letter: Callable[[DeadLetter], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
+        executor: Executor | None = None,
+        parts: Sequence[Part] = (),
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
         self._traces = settings.traces_per_step
         self._learner = Learner(config, client)
-        self.state = TrainerState(config, self._learner, client.shards)
+        self.state = TrainerState(config, self._learner, parts, history=feed.history)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
         self._publisher = Publisher(client, config.sync.dense_seconds, clock)
-        # it may have come back without the last version
-        restarted = self._publisher.forget
-        self._shards = Shards(client, settings.trainer_id, self.state.watch, self._lost, restarted)
-        self._checkpoint_due = Every(settings.checkpoint_seconds, clock)
+        self._shards = Shards(client, settings.trainer_id)
+        self._points = PointMaker(
+            store, self._shards, settings.recovery_seconds, self._cut, clock=clock, executor=executor
+        )
         self._look_due = Every(_LOOK_SECONDS, clock)
+        self._commit_due = Every(_COMMIT_SECONDS, clock)
         self._idle = Every(_IDLE_SECONDS, clock)
         self._rate = Rate(_RATE_SECONDS, clock)
-        self._changed = False
         self._lane = lane or Lane()
         self._ahead: _Ahead | None = None
+        self._held: Push | None = None
+        self._roll_back_to: int | None = None
         # the ops endpoint reports while the loop trains
         self._lock = threading.Lock()
         self.consuming = False
 
     def run(self, stop: Callable[[], bool]) -> None:
-        """Recover, then train until `stop`; at the end checkpoint and publish.
+        """Recover, then train until `stop`; at the end publish, and make a last recovery point.
 
         Raises:
             RecoveryError: the recovery state cannot be gone on from.
             ParameterServerError: a shard stayed away too long, or failed.
             SourceFailed: the samples cannot be read.
+            Returning: another trainer has to go on from the newest recovery point.
         """
-        self.recover()
+        if not self.recover(stop):
+            return
         self.consuming = True
         while not stop():
             self.advance()
         self.drain()
-        self.checkpoint()
         self._publish_now()
+        self.point()
 
     def close(self) -> None:
         """Give up what is under way."""
+        self._points.close()
         self._lane.close()
 
     def advance(self) -> bool:
         """Read one batch if one comes, train the one before it, and do what is due; whether one came."""
+        if self._roll_back_to is not None:
+            raise RollBack(self._roll_back_to)
         batch = self._batcher.next()
         if batch is not None:
             self._follow(batch)
             self._idle.restart()
-        else:
+        elif self._batcher.paused:
             self.drain()
             if self._idle.due():
                 self._publish_now()
@@ -144,40 +158,98 @@ class Trainer:
             telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
-        if self._changed and self._checkpoint_due.due():
-            self.checkpoint()
+        if self._commit_due.due():
+            self._feed.commit(self.state.positions)
+        self._points.tick(settled=self._settled)
         return batch is not None
 
-    def recover(self) -> None:
-        """Become what the last process was at its last journalled step, and save that."""
-        image, records = self._store.load()
-        if image is not None:
-            self.state.restore(image)
-        self._feed.start(self.state.positions)
-        highest = self._shards.look()
-        for record in records:
+    def recover(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Return to the newest recovery point, and do the steps since as they were done; False if stopped.
+
+        Where there is no point, there is one afterwards.
+        """
+        loaded = self._store.load()
+        if loaded is None:
+            self._begin()
+            return True
+        self._return(loaded)
+        for record in loaded.records if loaded.image.history == self._feed.history else ():
+            if stop():
+                return False
             if record.settled:
                 self.drain()
             self._follow(self._batcher.again(record.runs, _REPLAY_SECONDS), record)
             self.state.counters.replayed_steps += record.rows > 0
-        self.drain()
+        if loaded.records:
+            # so that kills in quick succession do not have the same steps done again and again
+            self._points.ask()
+        point, steps = loaded.manifest, len(loaded.records)
+        _log.info("back at point %d, step %d; %d steps follow", point.number, point.step, steps)
+        return True
+
+    def _begin(self) -> None:
         counters = self.state.counters
-        _log.info("at step %d, %d of them replayed, %d rows", counters.step, len(records), counters.rows)
-        if highest > counters.step:
+        counters.step = self._shards.look()
+        if counters.step:
             _log.warning(
                 "the shards have steps up to %d that this trainer has no record of; it goes on from there",
-                highest,
+                counters.step,
             )
-            counters.step = highest
-        self.checkpoint()
+        self._feed.start(self.state.positions)
+        self.point()
 
-    def checkpoint(self) -> None:
-        """Write a checkpoint as of the last batch trained; one that is only read is read again after it."""
-        self._lane.settle()
-        self._store.save(self.state.image())
+    def _return(self, loaded: Loaded) -> None:
+        """Become what the point says, and have the shards become it."""
+        point = loaded.manifest
+        self.state.restore(loaded.image)
+        self._shards.return_to(point)
+        for push in loaded.pushes:
+            self._points.pushed(push)
+            if push.step < point.step or point.settled:
+                self._shards.push(push)
+            else:
+                self._held = push
+        self._feed.start(self.state.positions)
+
+    def point(self) -> Manifest:
+        """Train what has been read, and make a recovery point."""
+        self.drain()
+        point = self._points.finish()
         self._feed.commit(self.state.positions)
-        self._checkpoint_due.restart()
-        self._changed = False
+        return point
+
+    def ask_point(self) -> Future[Manifest]:
+        """Have a recovery point made soon. From any thread."""
+        return self._points.ask()
+
+    def roll_back(self, number: int) -> None:
+        """Have this trainer give up, for another to go on from point `number`. From any thread."""
+        self._roll_back_to = number
+
+    @property
+    def idle(self) -> bool:
+        """Whether all samples that there were have been trained on."""
+        return self._batcher.paused and self._settled
+
+    @property
+    def _settled(self) -> bool:
+        """Whether the next batch's vectors see every push: not where one is read ahead, or a push is held."""
+        return self._ahead is None and self._held is None
+
+    def _cut(self) -> Cut:
+        """The trainer as it is between two steps. Its push may be on its way."""
+        ahead, counters = self._ahead, self.state.counters
+        if ahead is not None and ahead.record is not None:
+            # a step that is being done again, and has not been done again yet
+            self._store.append(ahead.record)
+        return Cut(
+            state=encode_image(self.state.image()),
+            made_at=time.time_ns() // 1_000_000,
+            step=counters.step,
+            rows=counters.rows,
+            settled=self._settled,
+            positions=dict(self.state.positions),
+        )
 
     def report(self) -> tuple[dict[str, Any], Mapping[int, Position]]:
         """What has been trained and how well, and up to where the samples have been. From any thread."""
@@ -195,12 +267,15 @@ class Trainer:
     def _follow(self, batch: RowBatch, record: StepRecord | None = None) -> None:
         """Fetch what `batch` needs, and train the batch before it meanwhile."""
         fetched = self._lane.fetch(lambda: self._learner.fetch(batch.pieces)) if batch.rows else None
-        ahead = _Ahead(batch, fetched, record, settled=self._ahead is None)
+        ahead = _Ahead(batch, fetched, record, settled=self._settled)
         self._finish()
         self._ahead = ahead
 
     def _finish(self) -> None:
         """Train the batch that has been read, if there is one."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._lane.push(lambda: self._shards.push(held))
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return
@@ -215,7 +290,7 @@ class Trainer:
             if predictions is not None:
                 self.state.score(batch, predictions)
                 self._rate.add(batch.rows)
-        self._changed = True
+        self._points.changed = True
         self._count(batch, trained=predictions is not None)
 
     def _skip(self, ahead: _Ahead) -> F32 | None:
@@ -223,7 +298,7 @@ class Trainer:
         batch, record = ahead.batch, ahead.record
         if record is None:
             step, runs = self.state.counters.step, tuple(batch.runs)
-            self._store.append(StepRecord(step, runs, 0, b"", settled=ahead.settled))
+            self._store.append(StepRecord(step, runs, 0, ahead.settled))
         else:
             _check_replay(batch, record)
         return None
@@ -236,32 +311,25 @@ class Trainer:
         telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
-            record = self._journal(ahead, step, computed)
+            self._store.append(StepRecord(step, tuple(batch.runs), batch.rows, ahead.settled))
         else:
             _check_replay(batch, record)
-        self.state.counters.step = record.step
-        if record.refused or computed.gradients is None:
-            self._refuse(record.step, batch.rows)
+        self.state.counters.step = step
+        if computed.gradients is None:
+            self._refuse(step, batch.rows)
             return None
-        gradients = computed.gradients
-        self._lane.push(lambda: self._push(step, batch, gradients))
+        push = Push(step, max(p.event_time for p in batch.pieces), computed.gradients)
+        self._lane.push(lambda: self._push(push, batch))
+        self._points.pushed(push)
         self._learner.apply()
-        return record.prediction_matrix()
+        return computed.predictions
 
-    def _journal(self, ahead: _Ahead, step: int, computed: Computed) -> StepRecord:
-        batch, predictions = ahead.batch, computed.predictions.tobytes()
-        refused = computed.gradients is None
-        record = StepRecord(step, tuple(batch.runs), batch.rows, predictions, refused, ahead.settled)
-        self._store.append(record)
-        return record
-
-    def _push(self, step: int, batch: RowBatch, gradients: Gradients) -> None:
-        newest = max(p.event_time for p in batch.pieces)
+    def _push(self, push: Push, batch: RowBatch) -> None:
         trained_at = time.time_ns() // 1_000_000
         sampled = spread(list(batch.pieces), self._traces)
         traces = pack(Traced(p.event_time, p.completed_at, trained_at) for p in sampled)
         with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(step, batch.rows, gradients, newest, traces)
+            self._shards.push(push, traces)
 
     def _refuse(self, step: int, rows: int) -> None:
         _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
@@ -274,10 +342,6 @@ class Trainer:
         if trained:
             telemetry.STEPS.inc()
             telemetry.ROWS.inc(batch.rows)
-
-    def _lost(self, loss: Loss) -> None:
-        with self._lock:
-            self.state.lost.append(loss)
 
     def resume(self) -> str | None:
         """Publish again though the guard had stopped it; why it had, None if it had not. From any thread."""

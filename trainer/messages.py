@@ -51,6 +51,15 @@ class MessageReader:
             for i, (block, end) in enumerate(zip(blocks, ends, strict=True))
         ]
 
+    def block_entry(self, partition: int, position: Position, following: Position, payload: bytes) -> Entry:
+        """The entry of one block that was in the topic at `position`, encoded alone in `payload`."""
+        try:
+            (block,) = TRAINING_SAMPLES.decode(payload)
+        except (InvalidMessage, ValueError) as error:
+            dead = self._dead(partition, position, "block", str(error), payload)
+            return Entry(partition, position, following, dead=dead)
+        return self._entry(partition, position, following, block)
+
     def _entry(self, partition: int, position: Position, following: Position, block: SampleBlock) -> Entry:
         problem = self._problem(block)
         if problem is None:

@@ -4,50 +4,142 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 
 from parameter_server.client import ParameterClient
 from runtime.kafka import EnvelopeProducer, ensure_topics
 from runtime.ops import OpsServer
 from schema.codec import DEAD_LETTERS
-from schema.config import Config
+from schema.config import Config, DumpConfig
 from schema.records import DeadLetter
 from trainer import telemetry
-from trainer.feed import Feed
+from trainer.entries import Position
+from trainer.errors import Returning, RollBack, UnknownPoint
+from trainer.feed import Feed, Source
+from trainer.history import HistorySource
 from trainer.loop import Trainer
+from trainer.manifest import Manifest
 from trainer.messages import MessageReader
-from trainer.recovery import RecoveryStore
+from trainer.points import PointStore
 from trainer.source import KafkaSource, LagMeter
 
 _log = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0
+_COMMAND_SECONDS: Final = 120.0
+_NOT_YET: Final = "the trainer is on its way back to a recovery point; legal is to ask again"
+
+
+def store_folder(config: Config) -> Path:
+    """Where the recovery points of a trainer of `config` lie."""
+    return Path(config.run_dir) / "trainer"
 
 
 class TrainerProcess:
-    """One trainer with all its connections, from `open` on."""
+    """The trainer, through every return to a recovery point: what its endpoint shows and does.
 
-    def __init__(self, trainer: Trainer, meter: LagMeter) -> None:
-        self._trainer = trainer
+    Args:
+        config: the whole configuration.
+        store: the recovery points.
+        meter: tells the lag; None where there is none.
+    """
+
+    def __init__(self, config: Config, store: PointStore, meter: LagMeter | None) -> None:
+        self._config = config
+        self._store = store
         self._meter = meter
+        self._trainer: Trainer | None = None
+        self._returns = 0
+
+    def run(self, stop: threading.Event) -> None:
+        """Train until `stop` is set, or a history ends; see Trainer.run. A return is a trainer anew."""
+        while (reason := self._life(stop)) is not None:
+            _log.warning("everything returns to a recovery point: %s", reason)
+            self._returns += 1
+            telemetry.RETURNS.inc()
+            if isinstance(reason, RollBack):
+                self._store.roll_back(reason.number)
+
+    def _life(self, stop: threading.Event) -> Returning | None:
+        """One trainer, to its end; why another has to follow."""
+        with ExitStack() as stack:
+            self._trainer = trainer = _build(self._config, self._store, stack)
+            batch = self._config.trainer.mode == "batch"
+            try:
+                trainer.run(lambda: stop.is_set() or (batch and trainer.idle))
+            except Returning as reason:
+                return reason
+            finally:
+                trainer.consuming = False
+        return None
+
+    def ready(self) -> bool:
+        """Whether samples are trained on."""
+        return self._trainer is not None and self._trainer.consuming
 
     def report(self) -> dict[str, Any]:
         """The report "trainer"."""
+        if self._trainer is None:
+            return {}
         report, positions = self._trainer.report()
-        return report | {"lag": self._meter.lag(positions)}
+        points = [_described(manifest) for manifest in self._store.points()]
+        more = {"lag": self._lag(positions), "returns": self._returns, "recovery_points": points}
+        return report | more
 
     def resume(self, _given: Mapping[str, Any]) -> dict[str, Any]:
         """The command "resume", which takes nothing."""
-        return {"held": self._trainer.resume()}
+        return {"held": self._now().resume()}
+
+    def recovery_point(self, _given: Mapping[str, Any]) -> dict[str, Any]:
+        """The command "recovery_point", which takes nothing: makes one now, and describes it."""
+        return _described(self._now().ask_point().result(_COMMAND_SECONDS))
+
+    def rollback(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The command "rollback": `to` is the number of a point, by default the one before the newest.
+
+        Raises:
+            UnknownPoint: there is none; the text has those that there are.
+        """
+        chosen = choose(self._store.points(), given.get("to"))
+        self._now().roll_back(chosen.number)
+        return _described(chosen)
 
     def lag(self) -> int | None:
         """Messages that are not trained yet."""
-        return self._meter.lag(self._trainer.report()[1])
+        return None if self._trainer is None else self._lag(self._trainer.report()[1])
+
+    def _lag(self, positions: Mapping[int, Position]) -> int | None:
+        return None if self._meter is None else self._meter.lag(positions)
+
+    def _now(self) -> Trainer:
+        if self._trainer is None or not self._trainer.consuming:
+            raise ValueError(_NOT_YET)
+        return self._trainer
+
+
+def choose(points: list[Manifest], number: object) -> Manifest:
+    """The point of `points`, oldest first, with that number; for None the one before the newest.
+
+    Raises:
+        UnknownPoint: there is none.
+    """
+    if number is None and len(points) > 1:
+        return points[-2]
+    for point in points:
+        if type(number) is int and point.number == number:
+            return point
+    raise UnknownPoint(number, [point.number for point in points])
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    shown = ("number", "made_at", "step", "rows", "offsets", "returned_to")
+    return {name: value for name, value in msgspec.to_builtins(manifest).items() if name in shown}
 
 
 def run(config: Config, stop: threading.Event) -> None:
@@ -57,36 +149,67 @@ def run(config: Config, stop: threading.Event) -> None:
         HeadwaterError: something that the trainer needs is not there or went away.
     """
     torch.set_num_threads(config.trainer.torch_threads)
-    ensure_topics(config.kafka)
+    online = config.trainer.mode == "online"
+    if online:
+        ensure_topics(config.kafka)
     with ExitStack() as stack:
-        trainer = _build(config, stack)
-        process = TrainerProcess(trainer, stack.enter_context(closing(LagMeter(config.kafka))))
+        store = stack.enter_context(closing(open_store(config)))
+        meter = stack.enter_context(closing(LagMeter(config.kafka))) if online else None
+        process = TrainerProcess(config, store, meter)
         telemetry.observe_lag(process.lag)
+        commands = {
+            "resume": process.resume,
+            "recovery_point": process.recovery_point,
+            "rollback": process.rollback,
+        }
         port = config.trainer.ops_port
-        ops = OpsServer(
-            config.ops_host,
-            port,
-            lambda: trainer.consuming,
-            {"trainer": process.report},
-            {"resume": process.resume},
-        )
+        ops = OpsServer(config.ops_host, port, process.ready, {"trainer": process.report}, commands)
         ops.start()
         stack.callback(ops.stop)
-        trainer.run(stop.is_set)
+        process.run(stop)
 
 
-def _build(config: Config, stack: ExitStack) -> Trainer:
-    store = stack.enter_context(closing(RecoveryStore(Path(config.run_dir) / "trainer")))
-    topics = config.kafka.topics
-    dead: EnvelopeProducer[DeadLetter] = EnvelopeProducer(config.kafka, topics.dead_letters, DEAD_LETTERS)
-    stack.callback(dead.close, _CLOSE_SECONDS)
-    samples = topics.training_samples
-    reader = MessageReader(samples.name, config.features, [task.name for task in config.tasks])
+def history_folder(config: Config) -> Path:
+    """Where `trainer.mode: batch` reads."""
+    dump = config.streaming.dump or DumpConfig()
+    return Path(config.run_dir) / (config.trainer.history or dump.path)
+
+
+def _samples(config: Config, reader: MessageReader, stack: ExitStack) -> KafkaSource:
     source = KafkaSource(config.kafka, config.trainer.trainer_id, reader)
     stack.callback(source.stop)
+    return source
+
+
+def _dead_letters(config: Config, stack: ExitStack) -> Callable[[DeadLetter], None]:
+    topic = config.kafka.topics.dead_letters
+    dead: EnvelopeProducer[DeadLetter] = EnvelopeProducer(config.kafka, topic, DEAD_LETTERS)
+    stack.callback(dead.close, _CLOSE_SECONDS)
+    return lambda letter: dead.send_to(0, letter)
+
+
+def _log_dead(letter: DeadLetter) -> None:
+    """A history has no broker beside it; who read the topic has had the letter."""
+    _log.warning("a block at %d:%d is left out: %s", letter.partition, letter.offset, letter.detail)
+
+
+def open_store(config: Config) -> PointStore:
+    """The recovery points of the trainer of `config`; RecoveryError while it runs."""
+    return PointStore(store_folder(config), config.trainer.recovery_points)
+
+
+def _build(config: Config, store: PointStore, stack: ExitStack) -> Trainer:
+    samples = config.kafka.topics.training_samples
+    reader = MessageReader(samples.name, config.features, [task.name for task in config.tasks])
+    source: Source
+    dead_letter: Callable[[DeadLetter], None]
+    if config.trainer.mode == "batch":
+        source, dead_letter = HistorySource(history_folder(config), samples.partitions, reader), _log_dead
+    else:
+        source, dead_letter = _samples(config, reader, stack), _dead_letters(config, stack)
     client = stack.enter_context(ParameterClient(config.parameter_server))
     feed = Feed(source, range(samples.partitions))
-    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    trainer = Trainer(config, feed, client, store, dead_letter)
     # before the client, so that nothing is asked of a closed one
     stack.callback(trainer.close)
     return trainer

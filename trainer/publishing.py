@@ -35,11 +35,6 @@ class Publisher:
         self.version = 0
         """The last version published, 0 before the first: parameters that were never trained are not."""
 
-    def forget(self) -> None:
-        """Publish at the next chance, whatever was published: the server may have lost it."""
-        self.version = 0
-        self._due = self._clock()
-
     def when_due(self, step: int, model: nn.Module) -> None:
         """Publish if it is time and `model`, as of `step`, is newer than what is out."""
         if self._clock() >= self._due:

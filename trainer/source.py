@@ -41,10 +41,16 @@ class KafkaSource:
         self._reader = reader
         self._consumer = consumer(config, group=group)
         self._chunks: queue.Queue[Chunk] = queue.Queue(_CHUNKS_AHEAD)
+        self._held: frozenset[int] = frozenset()
         self._commits: queue.SimpleQueue[Mapping[int, Position]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
+
+    @property
+    def history(self) -> bool:
+        """Never."""
+        return False
 
     def start(self, positions: Mapping[int, Position]) -> None:
         """Begin to read at `positions`, which name every partition.
@@ -81,6 +87,10 @@ class KafkaSource:
                 raise SourceFailed(f"topic {self._topic!r}: {self._failure}") from self._failure
             return None
 
+    def hold(self, partitions: frozenset[int]) -> None:
+        """Read no further in `partitions` until they are no longer named."""
+        self._held = partitions
+
     def commit(self, positions: Mapping[int, Position]) -> None:
         """Commit `positions` soon."""
         self._commits.put(dict(positions))
@@ -102,6 +112,7 @@ class KafkaSource:
             self._failure = error
 
     def _read(self) -> None:
+        self._apply_hold()
         polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=_MESSAGES_A_CHUNK)
         entries: list[Entry] = []
         for place, messages in polled.items():
@@ -114,6 +125,14 @@ class KafkaSource:
             except queue.Full:
                 continue
             return
+
+    def _apply_hold(self) -> None:
+        held, paused = self._held, self._consumer.paused()
+        for place in self._consumer.assignment():
+            if place.partition in held and place not in paused:
+                self._consumer.pause(place)
+            elif place.partition not in held and place in paused:
+                self._consumer.resume(place)
 
     def _behind(self) -> frozenset[int]:
         return frozenset(place.partition for place in self._consumer.assignment() if self._is_behind(place))
@@ -135,7 +154,7 @@ class KafkaSource:
         try:
             self._consumer.commit(offsets, timeout_ms=5000)
         except KafkaError as error:
-            # only those who watch lag read this; the next checkpoint commits again
+            # only those who watch lag read this; it is committed again soon
             _log.warning("topic %s: positions were not committed: %s", self._topic, error)
 
 

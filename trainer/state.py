@@ -1,12 +1,13 @@
-"""Everything that a trainer is at one moment, and its passage to and from a checkpoint."""
+"""Everything that a trainer is at one moment, and its passage to and from a recovery point."""
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import torch
 
@@ -20,28 +21,44 @@ from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
-from trainer.lost import Loss, LossWatch
 from trainer.step import Learner
 
 
+class Part(Protocol):
+    """Something more that learns, and is part of every recovery point under its name."""
+
+    @property
+    def name(self) -> str:
+        """Unlike any other part's."""
+
+    def saved(self) -> bytes:
+        """All of it, as of the last batch trained."""
+
+    def restore(self, saved: bytes) -> None:
+        """Become what `saved` is; RecoveryError where it does not fit the configuration."""
+
+
 class TrainerState:
-    """What a checkpoint keeps, and what training changes.
+    """What a recovery point keeps, and what training changes.
 
     Args:
         config: the whole configuration.
         learner: the model and its optimizer, which belong to the state.
-        shards: how many shards there are.
+        parts: what else belongs to it. One that a point lacks stays as it is on a return.
+        history: whether the samples come from a history that was never in the topic.
     """
 
-    def __init__(self, config: Config, learner: Learner, shards: int) -> None:
+    def __init__(
+        self, config: Config, learner: Learner, parts: Sequence[Part] = (), *, history: bool = False
+    ) -> None:
+        self._history = history
         self._topic = config.kafka.topics.training_samples.name
         self._learner = learner
         self.tasks = tuple(task.name for task in config.tasks)
         self.counters = Counters()
         self.positions: dict[int, Position] = {}
         self.duplicates = DuplicateFilter()
-        self.watch = LossWatch(shards)
-        self.lost: list[Loss] = []
+        self._parts = {part.name: part for part in parts}
         trainer, zone = config.trainer, config.features.timezone_hours
         window = trainer.evaluation_window_seconds
         self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
@@ -86,7 +103,6 @@ class TrainerState:
             "dead_letters": counters.dead_letters,
             "refused_rows": counters.refused_rows,
             "restarts_recovered": counters.replayed_steps,
-            "lost": list(self.lost),
             "tasks": self.tasks,
             "guard": None
             if self.guard is None
@@ -115,15 +131,15 @@ class TrainerState:
         return Image(
             self._topic,
             self.tasks,
-            self.counters,
-            self.positions,
+            msgspec.structs.replace(self.counters),
+            dict(self.positions),
             self.duplicates.state(),
             blob.getvalue(),
             self.evaluation.state(),
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
-            self.watch.state(),
-            self.lost,
             None if self.guard is None else self.guard.state(),
+            {name: part.saved() for name, part in self._parts.items()},
+            self._history,
         )
 
     def restore(self, image: Image) -> None:
@@ -134,10 +150,11 @@ class TrainerState:
         """
         for name, have, want in (("topic", image.topic, self._topic), ("tasks", image.tasks, self.tasks)):
             if have != want:
-                raise _misfit(f"{name}: {have!r} in the checkpoint; configured is {want!r}")
+                raise _misfit(f"{name}: {have!r} in the recovery point; configured is {want!r}")
         self._restore_torch(image.torch)
         self.counters = image.counters
-        self.positions = dict(image.positions)
+        # places in the one say nothing of the other; the filter of duplicates knows what both have
+        self.positions = dict(image.positions) if image.history == self._history else {}
         self.duplicates.restore(image.duplicates)
         self.evaluation.restore(image.evaluation)
         if self.baseline is not None and image.baseline is not None:
@@ -145,8 +162,9 @@ class TrainerState:
             self.baseline_evaluation.restore(image.baseline[1])
         if self.guard is not None and image.guard is not None:
             self.guard.restore(image.guard)
-        self.watch.restore(image.pushed)
-        self.lost = list(image.lost)
+        for name, part in self._parts.items():
+            if name in image.parts:
+                part.restore(image.parts[name])
 
     def _restore_torch(self, blob: bytes) -> None:
         try:

@@ -12,7 +12,9 @@ STEPS: Final = Counter("headwater_trainer_steps", "Steps trained.")
 DUPLICATES: Final = Counter("headwater_trainer_duplicates", "Rows dropped because they had been trained.")
 DEAD_LETTERS: Final = Counter("headwater_trainer_dead_letters", "Messages and blocks that were unusable.")
 REFUSED: Final = Counter("headwater_trainer_refused_rows", "Rows of steps whose gradients were not finite.")
-LOST: Final = Counter("headwater_trainer_lost_rows", "Rows that a shard forgot when it died.", ["shard"])
+POINTS: Final = Counter("headwater_trainer_recovery_points", "Recovery points made.")
+POINTS_FAILED: Final = Counter("headwater_trainer_recovery_points_failed", "Recovery points given up.")
+RETURNS: Final = Counter("headwater_trainer_returns", "Returns to a recovery point while the trainer ran.")
 STEP_SECONDS: Final = Histogram(
     "headwater_trainer_step_seconds",
     "Time of a step by phase.",

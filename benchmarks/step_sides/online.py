@@ -21,7 +21,7 @@ from trainer.entries import Position
 from trainer.feed import Chunk, Feed
 from trainer.loop import Trainer
 from trainer.messages import MessageReader
-from trainer.recovery import RecoveryStore
+from trainer.points import PointStore
 
 _START_SECONDS = 120.0
 
@@ -33,6 +33,11 @@ class MemorySource:
         self._reader = reader
         self._chunks: queue.Queue[Chunk] = queue.Queue(8)
         self._offset = 0
+
+    @property
+    def history(self) -> bool:
+        """See trainer.feed.Source."""
+        return False
 
     def feed(self, messages: list[bytes]) -> None:
         """Let `messages` follow."""
@@ -55,6 +60,9 @@ class MemorySource:
         except queue.Empty:
             return None
 
+    def hold(self, partitions: frozenset[int]) -> None:
+        """See trainer.feed.Source."""
+
     def commit(self, positions: Mapping[int, Position]) -> None:
         """See trainer.feed.Source."""
 
@@ -71,7 +79,7 @@ class OnlineSide:
         before = self._trainer.state.counters.rows
         began = time.perf_counter()
         self._source.feed(messages)
-        while self._trainer.advance():
+        while self._trainer.advance() or not self._trainer.idle:
             pass
         return (self._trainer.state.counters.rows - before) / (time.perf_counter() - began)
 
@@ -81,10 +89,10 @@ def online(config: Config, config_file: Path) -> Iterator[OnlineSide]:
     """The trainer and its shards, as `config`, which `config_file` holds, says."""
     with ExitStack() as stack:
         for shard in range(len(config.parameter_server.shards)):
-            stack.enter_context(_shard(config_file, shard))
+            stack.callback(stop_shard, start_shard(config_file, shard))
         client = stack.enter_context(ParameterClient(config.parameter_server))
-        _wait_for(client)
-        store = stack.enter_context(closing(RecoveryStore(Path(config.run_dir) / "trainer")))
+        wait_for(client)
+        store = stack.enter_context(closing(PointStore(Path(config.run_dir) / "trainer", kept=2)))
         tasks = [task.name for task in config.tasks]
         source = MemorySource(MessageReader("samples", config.features, tasks))
         trainer = Trainer(config, Feed(source, [0]), client, store, lambda _: None)
@@ -93,19 +101,21 @@ def online(config: Config, config_file: Path) -> Iterator[OnlineSide]:
         yield OnlineSide(trainer, source)
 
 
-@contextmanager
-def _shard(config_file: Path, shard: int) -> Iterator[None]:
+def start_shard(config_file: Path, shard: int) -> subprocess.Popen[bytes]:
+    """A shard in a process of its own."""
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "parameter_server", str(config_file), "--shard", str(shard)]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
+    return subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
 
 
-def _wait_for(client: ParameterClient) -> None:
+def stop_shard(process: subprocess.Popen[bytes]) -> None:
+    """End it, if it still runs."""
+    process.terminate()
+    process.wait(30)
+
+
+def wait_for(client: ParameterClient) -> None:
+    """Return once every shard answers."""
     deadline = time.monotonic() + _START_SECONDS
     for shard in range(client.shards):
         while True:

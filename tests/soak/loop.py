@@ -266,7 +266,7 @@ def soak(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
         "impressions_taken": said["impressions"] + probe.shown,
         "rows_due": account.rows,
         "rows_trained": report["samples_trained"],
-        "forgotten_by_shards": report["lost"],
+        "returns_to_a_recovery_point": report["returns"],
         "actions_taken": said["actions"],
         **actions,
         "dead_letters": letters,

@@ -14,12 +14,12 @@ import numpy as np
 
 from schema.records import F32, U64
 from tests.trainer.make import DIM
-from trainer import recovery
-from trainer.checkpoint import Image
 from trainer.entries import Position
 from trainer.feed import Chunk
 from trainer.journal import StepRecord
+from trainer.manifest import Manifest
 from trainer.messages import MessageReader
+from trainer.points import Draft, PointStore
 from trainer.step import Gradients
 
 SHARDS = 2
@@ -72,6 +72,49 @@ class Lazy(Executor):
                 raise
 
 
+class _Asked(Future[Any]):
+    """Is done when it has been asked so often whether it is, or for its outcome."""
+
+    def __init__(self, job: Callable[[], Any], patience: int) -> None:
+        super().__init__()
+        self._job: Callable[[], Any] | None = job
+        self._patience = patience
+
+    def done(self) -> bool:
+        self._patience -= 1
+        if self._patience < 0:
+            self._do()
+        return super().done()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._do()
+        return super().exception(timeout)
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._do()
+        return super().result(timeout)
+
+    def _do(self) -> None:
+        job, self._job = self._job, None
+        if job is None:
+            return
+        try:
+            self.set_result(job())
+        except BaseException as error:  # noqa: BLE001 - as the executors of the library do
+            self.set_exception(error)
+
+
+class Slow(Executor):
+    """Does its n-th job only once it has been asked n % 4 times whether it is done."""
+
+    def __init__(self) -> None:
+        self._jobs = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._jobs += 1
+        return _Asked(lambda: fn(*args, **kwargs), self._jobs % 4)
+
+
 class Clock:
     """Time that passes only when told to."""
 
@@ -111,6 +154,10 @@ class FakeLog:
         self._ahead = ahead
         self._next: dict[int, int] = {}
 
+    @property
+    def history(self) -> bool:
+        return False
+
     def start(self, positions: Mapping[int, Position]) -> None:
         self._next = {p: position.offset for p, position in positions.items()}
 
@@ -125,6 +172,9 @@ class FakeLog:
             return Chunk(tuple(entries), self._behind())
         self._clock.now += timeout
         return None
+
+    def hold(self, partitions: frozenset[int]) -> None:
+        raise AssertionError(f"{partitions}: so much is in no test")
 
     def commit(self, positions: Mapping[int, Position]) -> None:
         self.committed = dict(positions)
@@ -141,12 +191,21 @@ class FakeShard:
     steps: dict[str, int] = field(default_factory=dict)
     clock: int = 0
     epoch: int = 1
+    named: dict[str, FakeShard] = field(default_factory=dict)
+
+    def copy(self) -> FakeShard:
+        rows = {row: values.copy() for row, values in self.rows.items()}
+        return FakeShard(rows, dict(self.steps), self.clock, self.epoch)
+
+    def become(self, other: FakeShard) -> None:
+        """In a new epoch."""
+        copy = other.copy()
+        self.rows, self.steps, self.clock, self.epoch = copy.rows, copy.steps, copy.clock, self.epoch + 1
 
 
 @dataclass(frozen=True)
 class Done:
-    clocks: tuple[int, ...]
-    applied: tuple[bool, ...]
+    epochs: tuple[int, ...]
 
 
 class FakeServer:
@@ -157,11 +216,14 @@ class FakeServer:
             often it was interrupted, so that whole runs can be compared.
     """
 
-    def __init__(self, killer: Killer, clock: Clock, *, learning: bool = False) -> None:
+    def __init__(
+        self, killer: Killer, clock: Clock, *, learning: bool = False, shard_killer: Killer | None = None
+    ) -> None:
         self.table = [FakeShard() for _ in range(SHARDS)]
         self.pushes: list[tuple[int, int, list[int]]] = []
         self.dense: list[tuple[str, int, int, bytes]] = []
         self._killer = killer
+        self._shard_killer = shard_killer or Killer()
         self._clock = clock
         self._learning = learning
 
@@ -182,18 +244,36 @@ class FakeServer:
     def push(
         self, trainer: str, step: int, gradients: Gradients, event_time: int, completed_at: Sequence[int] = ()
     ) -> Done:
-        applied = []
         for number, shard in enumerate(self.table):
             self._killer.point()
-            now = step > shard.steps.get(trainer, 0)
-            applied.append(now)
-            if now:
+            if self._shard_killer.due():
+                # it comes back as it once was
+                shard.become(shard.named[min(shard.named)])
+            if step > shard.steps.get(trainer, 0):
                 self._apply(number, gradients)
                 shard.steps[trainer] = step
                 shard.clock += 1
         self.pushes.append((step, event_time, list(completed_at)))
         self._killer.point()
-        return Done(tuple(s.clock for s in self.table), tuple(applied))
+        return Done(tuple(s.epoch for s in self.table))
+
+    def checkpoint(self, shard: int, name: str) -> FakeShard:
+        self._killer.point()
+        self.table[shard].named[name] = self.table[shard].copy()
+        return self.table[shard].named[name]
+
+    def restore(self, shard: int, name: str) -> FakeShard:
+        self._killer.point()
+        self.table[shard].become(self.table[shard].named[name])
+        return self.table[shard]
+
+    def keep(self, shard: int, prefix: str, names: Sequence[str]) -> int:
+        self._killer.point()
+        named = self.table[shard].named
+        unwanted = [name for name in named if name.startswith(prefix) and name not in names]
+        for name in unwanted:
+            del named[name]
+        return len(unwanted)
 
     def _apply(self, number: int, gradients: Gradients) -> None:
         rows = self.table[number].rows
@@ -218,28 +298,51 @@ def first_vectors(ids: U64) -> F32:
     return (spread.astype(np.float32) / 997 - 0.5) * 0.2
 
 
-class FragileStore(recovery.RecoveryStore):
-    """A recovery store that dies before, within and after what it writes."""
+class FragileStore(PointStore):
+    """A store of recovery points that dies before, within and after what it writes."""
 
-    def __init__(self, folder: Path, killer: Killer) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, kept: int, killer: Killer) -> None:
         self._killer = killer
+        self._drafts: list[Draft] = []
+        super().__init__(folder, kept)
 
     def append(self, record: StepRecord) -> None:
         self._killer.point()
         if self._killer.due():
             body = msgspec.msgpack.encode(record)
             whole = len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
-            assert self._journal is not None
             self._journal._file.write(whole[: len(whole) * 2 // 3])
             raise Killed
         super().append(record)
         self._killer.point()
 
-    def save(self, image: Image) -> None:
+    def begin(self) -> Draft:
+        self._killer.point()
+        self._drafts.append(super().begin())
+        self._killer.point()
+        return self._drafts[-1]
+
+    def cut(self) -> int:
+        self._killer.point()
+        journal = super().cut()
+        self._killer.point()
+        return journal
+
+    def _publish(self, manifest: Manifest) -> None:
+        """All that the manifest names is on the disk."""
         self._killer.point()
         if self._killer.due():
-            (self._folder / f"checkpoint-{self._number + 1:08d}.tmp").write_bytes(b"half of a checkpoint")
+            self._path(f"point-{manifest.number:08d}.tmp").write_bytes(b"half of a manifest")
             raise Killed
-        super().save(image)
+        super()._publish(manifest)
         self._killer.point()
+
+    def _prune(self) -> None:
+        """The manifest is on the disk."""
+        self._killer.point()
+        super()._prune()
+
+    def close(self) -> None:
+        for draft in self._drafts:
+            draft.pushes.close()
+        super().close()

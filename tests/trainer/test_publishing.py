@@ -1,13 +1,11 @@
-"""When dense versions go out, and that a server that started anew gets the newest again."""
+"""When dense versions go out."""
 
 from __future__ import annotations
 
 import torch
 
 from tests.trainer.fakes import Clock, FakeServer, Killer
-from trainer.lost import LossWatch
 from trainer.publishing import Publisher
-from trainer.shards import Shards
 
 
 def made() -> tuple[Clock, FakeServer, Publisher, torch.nn.Module]:
@@ -43,17 +41,3 @@ def test_publishes_nothing_twice():
         clock.now += 100.0
         publisher.when_due(3, model)
     assert versions(server) == [3]
-
-
-def test_a_shard_that_started_anew_gets_the_newest_version_again():
-    _, server, publisher, model = made()
-    shards = Shards(server, "trainer-0", LossWatch(2), lambda _: None, publisher.forget)
-    shards.look()
-    publisher.now(7, model)
-    shards.look()
-    publisher.when_due(7, model)
-    assert versions(server) == [7]
-    server.table[0].epoch += 1
-    shards.look()
-    publisher.when_due(7, model)
-    assert versions(server) == [7, 7]
