@@ -24,7 +24,6 @@ _COLUMNS: Final = {
     "feeds": "feeds",
     "spooled": "spooled",
 }
-_NOT_YET: Final = "Needs the recovery point of a whole deployment, which this version does not have yet."
 
 
 class Dashboard:
@@ -103,11 +102,8 @@ class Dashboard:
                     "outlined dense dark"
                 ).classes("w-40").mark("interval")
                 self._trend = _button("Inject a trend", "trending_up", self._inject)
-                for label, icon in (("Recovery point", "save"), ("Roll back", "history")):
-                    with ui.element("span"):
-                        _button(label, icon, None).disable()
-                        ui.tooltip(_NOT_YET)
-                ui.html(f'<span class="hw-dim">{_NOT_YET}</span>', sanitize=False)
+                self._save = _button("Recovery point", "save", self._make_point)
+                self._back = _button("Roll back", "history", self._choose_point)
         self._roles = roles
 
     async def _toggle_pause(self) -> None:
@@ -122,6 +118,28 @@ class Dashboard:
     async def _inject(self) -> None:
         answer = await self._roles.inject_trend(None, 0.7)
         _tell([answer], f"Everybody now likes topic {answer.body.get('topic')}")
+
+    async def _make_point(self) -> None:
+        answer = await self._roles.make_point()
+        _tell([answer], f"Recovery point {answer.body.get('number')}, step {answer.body.get('step')}")
+
+    def _choose_point(self) -> None:
+        """Ask which point; the shards, the trainer and the replicas lose what was learned since."""
+        points = {p["number"]: f"{p['number']}: step {p['step']:,}" for p in self._points()[:-1]}
+        with ui.dialog(value=True) as dialog, ui.card():
+            ui.label("Return to which recovery point? What was learned since is forgotten everywhere.")
+            chosen = ui.select(points, label="Recovery point", value=max(points)).props("outlined dense dark")
+            with ui.row():
+                _button("Return", "history", lambda: self._roll_back(dialog, chosen.value))
+                _button("Cancel", "close", dialog.close)
+
+    async def _roll_back(self, dialog: ui.dialog, number: int) -> None:
+        dialog.close()
+        answer = await self._roles.roll_back(number)
+        _tell([answer], f"Everything returns to step {answer.body.get('step')}")
+
+    def _points(self) -> list[dict[str, Any]]:
+        return list((self._watch.snapshot.trainer or {}).get("recovery_points", []))
 
     def _paused(self) -> bool:
         replicas = zip(self._watch.snapshot.replicas, self._watch.roles.frozen, strict=False)
@@ -146,6 +164,8 @@ class Dashboard:
         self._table.set_content(_table(replica_rows(snapshot, self._watch.roles.frozen)))
         self._pause.set_text("Resume sync" if self._paused() else "Pause sync")
         self._trend.set_enabled(snapshot.simulation is not None)
+        self._save.set_enabled(snapshot.trainer is not None)
+        self._back.set_enabled(len(self._points()) > 1)
 
     def _figures(self) -> dict[str, str]:
         latest = self._watch.series.latest
@@ -162,7 +182,7 @@ class Dashboard:
         }
 
 
-def _button(label: str, icon: str, on_click: Callable[[], Any] | None) -> ui.button:
+def _button(label: str, icon: str, on_click: Callable[[], Any]) -> ui.button:
     return ui.button(label, icon=icon, on_click=on_click).props("outline no-caps color=primary")
 
 

@@ -14,6 +14,7 @@ import httpx
 from schema.config import Config
 
 _SECONDS: Final = 2.0
+_POINT_SECONDS: Final = 120.0
 _PHONE_FEED: Final = 5
 
 Report = dict[str, Any]
@@ -57,7 +58,7 @@ class Roles:
         self._feed_size = min(_PHONE_FEED, config.serving.feed_size)
         ops, hosts = config.ops_host, config.console.hosts
         trainer, joiner = hosts.get("trainer", ops), hosts.get("joiner", ops)
-        self._trainer = f"http://{trainer}:{config.trainer.ops_port}/report/trainer"
+        self._trainer = f"http://{trainer}:{config.trainer.ops_port}"
         self._simulation = f"http://{hosts.get('simulation', ops)}:{config.simulation.ops_port}"
         workers = range(config.streaming.workers)
         self._joiners = [f"http://{joiner}:{config.streaming.ops_port + i}/report/joiner" for i in workers]
@@ -70,7 +71,7 @@ class Roles:
         """The reports of all roles now."""
         replicas = [f"{url}/report/replica" for url in self.replicas]
         simulation = f"{self._simulation}/report/simulation"
-        urls = [self._trainer, simulation, *self._joiners, *self._shards, *replicas]
+        urls = [f"{self._trainer}/report/trainer", simulation, *self._joiners, *self._shards, *replicas]
         trainer, simulated, *rest = await asyncio.gather(*(self._report(url) for url in urls))
         joiners, shards = len(self._joiners), len(self._shards)
         return Snapshot(
@@ -90,6 +91,14 @@ class Roles:
     async def inject_trend(self, topic: int | None, strength: float) -> Answer:
         """Have a trend set in among the simulated users."""
         return await self._post(f"{self._simulation}/command/trend", {"topic": topic, "strength": strength})
+
+    async def make_point(self) -> Answer:
+        """Have a recovery point made of trainer and shards."""
+        return await self._post(f"{self._trainer}/command/recovery_point", {}, _POINT_SECONDS)
+
+    async def roll_back(self, number: int) -> Answer:
+        """Have trainer and shards return to recovery point `number`."""
+        return await self._post(f"{self._trainer}/command/rollback", {"to": number})
 
     async def feed(self, user: int) -> Answer:
         """A short feed for `user`, of the first replica that answers."""
@@ -123,9 +132,9 @@ class Roles:
                 break
         return answer
 
-    async def _post(self, url: str, body: Report) -> Answer:
+    async def _post(self, url: str, body: Report, seconds: float = _SECONDS) -> Answer:
         try:
-            answer = await self._http.post(url, json=body)
+            answer = await self._http.post(url, json=body, timeout=seconds)
         except httpx.HTTPError as error:
             return Answer(error=f"{url} does not answer ({type(error).__name__})")
         if answer.is_success:

@@ -23,7 +23,9 @@ TASKS = ("click", "long_view", "like")
 
 def trainer(samples: int, lag: int = 3) -> dict[str, Any]:
     values = {name: dict.fromkeys(TASKS, 0.7) for name in ("auc", "calibration")}
-    return {"samples_trained": samples, "lag": lag, "tasks": list(TASKS), "overall": values}
+    points = [{"number": n, "step": 100 * n, "rows": 1000 * n, "made_at": n} for n in (1, 2, 3)]
+    report = {"samples_trained": samples, "lag": lag, "tasks": list(TASKS), "overall": values}
+    return report | {"recovery_points": points}
 
 
 def replica(feeds: int, **changes: Any) -> dict[str, Any]:
@@ -63,7 +65,8 @@ class FakeRoles:
         for name, report in reports.items():
             self.app.add_api_route(f"/report/{name}", report, methods=["GET"])
         self.app.add_api_route("/v1/items/{item}", self._item, methods=["GET"])
-        for path in ("/v1/feed", "/v1/actions", "/v1/sync/settings", "/command/trend"):
+        commands = ("/command/trend", "/command/recovery_point", "/command/rollback")
+        for path in ("/v1/feed", "/v1/actions", "/v1/sync/settings", *commands):
             self.app.add_api_route(path, self._taker(path), methods=["POST"])
 
     def bodies(self, path: str) -> list[Any]:
@@ -82,6 +85,8 @@ class FakeRoles:
                 "/v1/feed": self._feed,
                 "/v1/sync/settings": lambda: self._settings(body),
                 "/command/trend": self._trend,
+                "/command/recovery_point": lambda: {"number": 4, "step": 400},
+                "/command/rollback": lambda: {"number": body["to"], "step": 100 * body["to"]},
                 "/v1/actions": lambda: self._acted(body),
             }[path]()
 

@@ -140,8 +140,13 @@ def test_an_operator_pauses_and_injects(console: str, watched: Watched, roles: F
     expect(page.get_by_role("button", name="Pause sync")).to_be_visible()
     page.get_by_role("button", name="Inject a trend").click()
     expect(page.get_by_text("Everybody now likes topic 5").first).to_be_visible()
-    expect(page.get_by_role("button", name="Roll back")).to_be_disabled()
-    expect(page.get_by_text("does not have yet").first).to_be_visible()
+    page.get_by_role("button", name="Recovery point").click()
+    expect(page.get_by_text("Recovery point 4, step 400").first).to_be_visible()
+    page.get_by_role("button", name="Roll back").click()
+    expect(page.get_by_text("2: step 200").first).to_be_visible()
+    page.get_by_role("button", name="Return", exact=True).click()
+    expect(page.get_by_text("Everything returns to step 200").first).to_be_visible()
+    assert roles.bodies("/command/rollback")[-1] == {"to": 2}
 
 
 def test_a_person_scrolls_watches_and_likes(console: str, watched: Watched, roles: FakeRoles) -> None:
