@@ -209,7 +209,8 @@ class TableConfig(Section, frozen=True, kw_only=True):
     table is above `memory_mb`, until it is a tenth below. `slots` overrides by slot (an id's upper 16 bits).
 
     With `widths`, ascending and the last one `dim`, a row starts with the first width and takes the next at
-    its grow_at[i]-th push; the values that it lacks read as 0. Above `memory_mb` the least used shrink first.
+    its grow_at[i]-th push; the values that it lacks read as 0, and the ranker projects each slot's vectors.
+    Above `memory_mb` the least used shrink first.
     """
 
     name: Name

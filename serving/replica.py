@@ -171,6 +171,4 @@ class Replica:
 
 def new_model(config: Config) -> MMoE:
     """The ranker of `config`, untrained."""
-    slot = config.features.slots[0]
-    dim = next(table.dim for table in config.parameter_server.tables if table.name == slot.table)
-    return MMoE(config.model, config.features, len(config.tasks), dim)
+    return MMoE.of(config)

@@ -75,9 +75,7 @@ class Learner:
         self, config: Config, puller: Puller, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         torch.manual_seed(config.trainer.seed)
-        dims = {table.name: table.dim for table in config.parameter_server.tables}
-        dim = dims[config.features.slots[0].table]
-        self.model = MMoE(config.model, config.features, len(config.tasks), dim)
+        self.model = MMoE.of(config)
         self.heads = Heads.of(config)
         self.model.start_from(self.heads.priors([task.prior for task in config.tasks]))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
