@@ -20,6 +20,7 @@ from parameter_server.dense import DenseStore
 from parameter_server.errors import CheckpointError, InvalidRequest, TrimmedError
 from parameter_server.image import Marks, Saving, ShardImage
 from parameter_server.locks import ReadWriteLock
+from parameter_server.optimizers import Kinds
 from parameter_server.stream import DeltaStream
 from parameter_server.sweep import RecentChanges, Sweep, Swept
 from parameter_server.table import Counters, RowState, Table
@@ -299,6 +300,10 @@ def _loaded(config: ParameterServerConfig, image: ShardImage) -> dict[str, Table
         table = tables.get(part.table)
         if table is None:
             raise CheckpointError(f"table {part.table!r}: not configured; legal are {', '.join(tables)}")
+        kinds = image.optimizers.get(part.table)
+        strange = kinds and kinds.others(Kinds.of(table.config), part.columns["ids"])
+        if strange:
+            raise CheckpointError(f"table {part.table}: {strange}")
         table.restore(part.removed, part.columns)
     held = {name: len(table) for name, table in tables.items()}
     if image.kept is not None and held != dict(image.kept):

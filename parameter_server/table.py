@@ -291,14 +291,9 @@ class Table:
         where = f"table {self.config.name}"
         if set(saved) != set(self.column_names):
             raise CheckpointError(f"{where}: columns {list(saved)}; legal are {list(self.column_names)}")
-        dim, state = saved["vectors"].shape[1], saved["state"].shape[1]
+        dim = saved["vectors"].shape[1]
         if dim != self.config.dim:
             raise CheckpointError(f"{where}: dim {dim} in the checkpoint; configured is {self.config.dim}")
-        if state != contents.state_width(self._rows):
-            raise CheckpointError(
-                f"{where}: {state} values of optimizer state a row in the checkpoint; "
-                f"the configured optimizers have {contents.state_width(self._rows)}"
-            )
         strange = np.setdiff1d(saved["widths"], self.config.classes)
         if len(strange):
             raise CheckpointError(

@@ -209,7 +209,7 @@ DAMAGE: dict[str, Damage] = {
     "no manifest": lambda p: (p / "MANIFEST.json").unlink(),
     "half a manifest": lambda p: truncate(p / "MANIFEST.json"),
     "another format": lambda p: (p / "MANIFEST.json").write_text(
-        (p / "MANIFEST.json").read_text().replace('"format":2', '"format":3')
+        (p / "MANIFEST.json").read_text().replace('"format":3', '"format":99')
     ),
     "rows are missing": lambda p: newest_rows(p).unlink(),
     "rows are cut": lambda p: truncate(newest_rows(p)),
