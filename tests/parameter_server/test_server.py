@@ -222,8 +222,14 @@ BLOCK = wire.encode_blocks([wire.Block("embedding", u64([1, 2]), np.ones(8, np.f
 STRANGE = pa.RecordBatch.from_pydict({"ids": [1, 2]})
 
 
-def block(table: str, ids: int, values: int) -> pa.RecordBatch:
-    return wire.encode_blocks([wire.Block(table, u64(range(ids)), np.ones(values, np.float32))])
+def block(table: str, ids: int, values: int, value: float = 1.0) -> pa.RecordBatch:
+    return wire.encode_blocks([wire.Block(table, u64(range(ids)), np.full(values, value, np.float32))])
+
+
+def typed(column: str, kind: pa.DataType) -> pa.RecordBatch:
+    """BLOCK with a column of another type."""
+    columns = {field.name: BLOCK.column(field.name) for field in BLOCK.schema}
+    return pa.RecordBatch.from_pydict(columns | {column: columns[column].cast(pa.large_list(kind))})
 
 
 @pytest.mark.parametrize(
@@ -231,6 +237,13 @@ def block(table: str, ids: int, values: int) -> pa.RecordBatch:
     [
         (lambda r: r.push(b"junk", BLOCK), "Push: "),
         (lambda r: r.push(PUSH, STRANGE), "columns: ids int64; legal is table string"),
+        (lambda r: r.push(PUSH, typed("ids", pa.int64())), r"ids large_list<item: int64>.*legal is table"),
+        (lambda r: r.push(PUSH, typed("values", pa.float64())), "values large_list<item: double>"),
+        (lambda r: r.pull(PULL, typed("ids", pa.float32())), "ids large_list<item: float>"),
+        (
+            lambda r: r.push(PUSH, block("embedding", 2, 8, np.nan)),
+            r"table embedding: gradients: id 0 has \[nan, .*legal is a finite mean square",
+        ),
         (lambda r: r.push(PUSH, block("embedding", 2, 7)), "7 values for 2 ids"),
         (lambda r: r.push(PUSH, block("embedding", 2, 10)), r"gradients: float32 \(2, 5\)"),
         (lambda r: r.push(PUSH, block("nowhere", 2, 8)), "table: 'nowhere'"),
