@@ -169,12 +169,12 @@ def test_a_budget_holds_though_the_clock_has_gone_back() -> None:
 
 
 def test_no_rate_of_new_ids_outgrows_expiry() -> None:
-    shard = Shard(cases.config(tables=(TableConfig(name="t", dim=2, capacity=16, ttl_seconds=5),)), 0)
-    for step in range(200):
-        ids = np.arange(step * 1000, (step + 1) * 1000, dtype=np.uint64)
-        shard.push("a", step, {"t": (ids, np.ones((1000, 2), np.float32))}, step * 100)
-    # 50,000 are young; of those that are not, a round of the scan finds each
-    assert len(shard.tables["t"]) <= 2 * 50_000
+    shard = Shard(cases.config(tables=(TableConfig(name="t", dim=2, capacity=16, ttl_seconds=2),)), 0)
+    for step in range(300):
+        ids = np.arange(step * 500, (step + 1) * 500, dtype=np.uint64)
+        shard.push("a", step, {"t": (ids, np.ones((500, 2), np.float32))}, step * 100)
+    # 20,000 are young at most, in whole seconds; what is not, a round of the scan finds
+    assert len(shard.tables["t"]) <= 40_000
 
 
 def test_under_a_budget_the_least_used_shrink_before_any_goes() -> None:
@@ -193,6 +193,30 @@ def test_under_a_budget_the_least_used_shrink_before_any_goes() -> None:
     widths = held(table)
     assert table.counters.demoted > 0
     assert np.mean([widths.get(i, 0) for i in often]) > np.mean([widths.get(i, 0) for i in seldom])
+
+
+def test_demotion_goes_to_a_tenth_below_the_budget_and_then_stops() -> None:
+    table = sized(memory_mb=0.1)
+    ids = list(range(1300))
+    for clock in range(1, 7):
+        push(table, ids, clock)
+    assert set(held(table).values()) == {8}
+    assert table.bytes > 0.1 * 2**20
+    push(table, ids[-50:], 7)
+    for clock in range(8, 40):
+        before = table.counters.demoted
+        table.maintain(0, clock, 64)
+        if table.counters.demoted == before:
+            break
+        push(table, ids[-50:], clock)  # while it is on its way down no row grows
+        assert table.counters.grown == 2 * len(ids)
+    assert 0.85 * 0.1 * 2**20 < table.bytes <= 0.9 * 0.1 * 2**20
+    assert (len(table), table.counters.evicted) == (1300, 0)
+    assert {held(table)[i] for i in ids[-50:]} == {8}, "the most used stay wide"
+    for clock in range(40, 60):
+        push(table, ids[:1], clock)
+        assert not table.maintain(0, clock, 64).changed, "a row that grows again is no reason to demote"
+    assert held(table)[0] == 8, "it has earned its width anew"
 
 
 def test_a_row_grows_at_its_counts_and_what_it_had_keeps_its_bits() -> None:

@@ -137,7 +137,10 @@ def test_sigterm_checkpoints_and_a_restart_has_it_all(shards: Shards) -> None:
         assert client.get_dense("model") == (1, 0, b"weights")
 
         ops = f"http://127.0.0.1:{shards.settings.shards[0].ops_port}"
-        assert httpx.get(f"{ops}/readyz", timeout=5).status_code == 200
+        assert [httpx.get(f"{ops}/{page}", timeout=5).status_code for page in ("healthz", "readyz")] == [
+            200
+        ] * 2
+        assert client.health(0).allowed == shards.settings.most_requests
         report = httpx.get(f"{ops}/report/shard", timeout=5).json()
         assert report == client.shard_state(0)._asdict() | {
             "index": 0,

@@ -20,7 +20,7 @@ from parameter_server.router import shard_of
 from parameter_server.server import ShardServer
 from parameter_server.shard import Shard
 from runtime.ports import free_port
-from schema.config import ParameterServerConfig, ShardConfig, TableConfig
+from schema.config import ParameterServerConfig, ReplicaRows, ShardConfig, TableConfig
 from tests.parameter_server.cases import config, gradients, u64
 
 IDS = u64(range(300))
@@ -137,6 +137,26 @@ def test_a_replica_follows_over_the_network(cluster: Cluster) -> None:
                 digest,
             )
     assert np.array_equal(replica.pull("embedding", IDS), cluster.client.pull("embedding", IDS))
+
+
+@pytest.mark.parametrize("form", ["fp16", "int8"])
+def test_a_replica_of_packed_rows_follows_over_the_network(form: ReplicaRows) -> None:
+    base = config(replica_rows=form, request_seconds=5.0)
+    shard = Shard(base, 0)
+    server = ShardServer(shard, "127.0.0.1", 0)
+    settings = msgspec.structs.replace(base, shards=(ShardConfig(port=server.port, ops_port=1),))
+    replica, rng = ReplicaTables(settings), np.random.default_rng(2)
+    with ParameterClient(settings) as client:
+        for step in range(3):
+            client.push("a", step, {"wide": (IDS, gradients(rng, 300, 9))}, 0)
+            client.evict("wide", IDS[step : step + 5])
+            replica.apply([client.delta(0, replica.position(0))])
+            assert replica.digest("wide", 0) == client.digest(0, "wide")[1]
+        exact = client.pull("wide", IDS)
+    held = replica.pull("wide", IDS)
+    assert not np.array_equal(held, exact)
+    assert np.abs(held - exact).max() < np.abs(exact).max() / 100
+    server.shutdown()
 
 
 def test_evict_counts_the_rows_of_all_shards(cluster: Cluster) -> None:
