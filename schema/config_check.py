@@ -52,7 +52,7 @@ def _check_table(table: TableConfig) -> None:
         raise ConfigError(f"{where}.seed: {table.seed}; legal is 0 to 2^64-1")
     if list(table.classes) != sorted(set(table.classes)) or table.classes[-1] != table.dim:
         raise ConfigError(
-            f"{where}.widths: {list(table.widths)}; legal is ascending, the last one dim, {table.dim}"
+            f"{where}.widths: {list(table.classes)}; legal is ascending, the last one dim, {table.dim}"
         )
     steps = list(table.grow_at)
     if steps != sorted(set(steps)) or len(steps) != len(table.classes) - 1:

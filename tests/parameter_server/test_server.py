@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -342,6 +343,22 @@ def test_a_shard_that_is_away_is_named_after_the_retries() -> None:
         pytest.raises(ShardUnavailable, match=f"shard at 127.0.0.1:{port}"),
     ):
         client.pull("embedding", IDS)
+
+
+def test_a_shard_that_does_not_answer_is_given_up_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = ShardConfig(port=silent.getsockname()[1], ops_port=1)
+        settings = config(shards=1, retry_seconds=0.3, request_seconds=0.2)
+        settings = msgspec.structs.replace(settings, shards=(place,))
+        with ParameterClient(settings) as client:
+            for call in (
+                lambda: client.pull("embedding", IDS),
+                lambda: client.push("a", 0, {}, 0),
+                lambda: client.delta(0, None),
+                lambda: client.health(0),
+            ):
+                with pytest.raises(ShardUnavailable, match=f"shard at 127.0.0.1:{place.port}"):
+                    call()
 
 
 def test_two_servers_cannot_share_a_port(cluster: Cluster) -> None:

@@ -34,6 +34,16 @@ def test_a_seed_may_be_any_64_bits(tmp_path: Path) -> None:
     assert load_config(tmp_path / "copy.yaml").parameter_server.tables[0].seed == 2**64 - 1
 
 
+@pytest.mark.parametrize(
+    ("dim", "classes"), [(16, (4, 8, 16)), (32, (4, 8, 16, 32)), (64, (4, 8, 16, 32, 64)), (4, (4,))]
+)
+def test_a_table_whose_rows_grow_has_these_widths_unless_told(dim: int, classes: tuple[int, ...]) -> None:
+    grow_at = list(range(2, 1 + len(classes)))
+    table = {"name": "embedding", "dim": dim, "grow_at": grow_at}
+    config = load_config(LOCAL, {"parameter_server.tables": [table]})
+    assert config.parameter_server.tables[0].classes == classes
+
+
 @dataclass(frozen=True)
 class Case:
     key: str
@@ -62,6 +72,7 @@ CASES = [
             ({"seed": -1}, ("tables.0.seed: -1", "at least 0")),
             ({"widths": [4, 16], "grow_at": [2]}, ("embedding.widths: [4, 16]", "the last one dim, 8")),
             ({"widths": [8, 4, 8], "grow_at": [2, 3]}, ("embedding.widths: [8, 4, 8]", "ascending")),
+            ({"grow_at": [3, 9]}, ("embedding.grow_at: [3, 9]", "legal is 1 numbers of pushes")),
             ({"widths": [4, 8]}, ("embedding.grow_at: []", "legal is 1 numbers of pushes")),
             ({"widths": [2, 4, 8], "grow_at": [3, 3]}, ("embedding.grow_at: [3, 3]", "ascending")),
             ({"admission": {"kind": "count", "threshold": 256}}, ("threshold: 256", "at most 255")),
