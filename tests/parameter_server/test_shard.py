@@ -157,7 +157,7 @@ def test_readers_beside_a_writer_see_whole_pushes(table: TableConfig) -> None:
 
 
 def test_any_number_of_replicas_costs_the_shard_no_memory() -> None:
-    shard = Shard(config(), 0)
+    shard = Shard(config(chunk_rows=1000), 0)
     rng = np.random.default_rng(3)
     for step in range(20):
         random_round(shard, rng, step)
