@@ -81,6 +81,15 @@ def test_admission_by_probability_admits_that_share_alike_in_any_order() -> None
     assert 0.22 < len(one) / len(ids) < 0.28
 
 
+def test_a_count_that_is_full_admits_whatever_the_odds() -> None:
+    table = make(admission=AdmissionConfig(kind="probability", probability=1e-12))
+    for clock in range(1, 255):
+        push(table, [7], clock)
+        assert (len(table), table.why(7).sightings) == (0, clock)
+    push(table, [7], 255)
+    assert list(held(table)) == [7]
+
+
 def test_candidates_are_bounded_and_saved() -> None:
     admission = AdmissionConfig(kind="count", threshold=3, candidates=2000)
     table = make(admission=admission)
