@@ -164,8 +164,7 @@ class Table:
         """
         ids, values = gradients.ids, gradients.values
         second = _seconds(event_time)
-        rows = self._rows.update(ids, values, clock, second)
-        missing = np.flatnonzero(rows < 0)
+        rows, missing = self._rows.update(ids, values, clock, second)
         if len(missing):
             admitted = missing[self._admission.admit(ids[missing])]
             self.counters.not_admitted += len(missing) - len(admitted)

@@ -120,7 +120,7 @@ class Learner:
     ) -> tuple[F32, Gradients | None]:
         """The predictions f32 (n, T) by these vectors, and the gradients; see `Computed`."""
         batch = prepared.batch
-        embeddings = {table: torch.from_numpy(rows).requires_grad_() for table, rows in vectors.items()}
+        embeddings = {table: _leaf(rows) for table, rows in vectors.items()}
         self.optimizer.zero_grad()
         logits, scored = self.model.learning(batch, embeddings, noise(self._seed, step))
         self.heads.loss(logits, prepared.targets).backward()  # type: ignore[no-untyped-call]
@@ -140,6 +140,11 @@ class Learner:
 def noise(seed: int, step: int) -> torch.Generator:
     """What dropout draws from in `step`: the same whenever the step is repeated."""
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) & 0x7FFFFFFFFFFFFFFF)
+
+
+def _leaf(rows: F32) -> Tensor:
+    # torch wants memory that it may write to; what a single shard answers is the message's
+    return torch.from_numpy(np.require(rows, requirements="W")).requires_grad_()
 
 
 def _gradient(rows: Tensor) -> Tensor:
