@@ -1,4 +1,7 @@
-"""The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool."""
+"""The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool.
+
+A sound request for a feed does not come that far: `serving.shortcut` answers it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from serving.feed import NoCandidates
 from serving.gate import Gate
 from serving.replica import Replica
 from serving.schedule import Change
+from serving.shortcut import Shortcut
 from serving.sync import RoundError
 
 _ACCEPTED: Final = 202
@@ -54,6 +58,10 @@ def create_app(replica: Replica) -> FastAPI:
 
     app = FastAPI(title="Headwater serving replica", lifespan=lifespan)
     serving = replica.config.serving
+    tasks = [task.name for task in replica.config.tasks]
+    app.add_middleware(
+        Shortcut, feeds=replica.feeds, size=serving.feed_size, encode=lambda feed: wire.feed_json(feed, tasks)
+    )
     app.add_middleware(Gate, api_key=serving.api_key, max_requests=serving.max_requests)
     app.exception_handler(RequestValidationError)(_invalid)
     api, ops = _Api(replica), _Ops(replica)
@@ -137,10 +145,11 @@ class _Api:
     def item(self, item_id: wire.Id) -> wire.ItemSlots:
         """What an item's slots hold; of an item without a profile, its id alone."""
         encoded = self._replica.intake.catalogue.item(item_id)
-        slots = dict(zip(self._item_slots, encoded.ids, strict=True))
-        return wire.ItemSlots(
-            item_id=item_id, slots={name: [i % VALUE_LIMIT for i in ids] for name, ids in slots.items()}
-        )
+        slots = {
+            name: [i % VALUE_LIMIT for i in encoded.slot(index)]
+            for index, name in enumerate(self._item_slots)
+        }
+        return wire.ItemSlots(item_id=item_id, slots=slots)
 
     def explain(self, request_id: wire.Name) -> wire.Explanation:
         """What each slot of a sampled request held, what scored it, and its scores computed again."""

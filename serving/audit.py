@@ -79,10 +79,12 @@ class Audit:
 
     def note(self, log: FeatureLog, ranking: Ranking) -> None:
         """Sample a served request, maybe: by its id, which is random."""
-        reading = ranking.reading
-        if reading is None or reading.model is None or int(log.request_id[:8], 16) >= self._below:
+        reading, batch = ranking.reading, ranking.batch
+        if reading is None or reading.model is None or batch is None:
             return
-        sampled = Sampled(FEATURE_LOGS.encode([log]), reading.model, ranking.ids, reading.embeddings)
+        if int(log.request_id[:8], 16) >= self._below:
+            return
+        sampled = Sampled(FEATURE_LOGS.encode([log]), reading.model, batch.ids, reading.embeddings)
         self._sampled[log.request_id] = sampled
         while len(self._sampled) > self._kept:
             self._sampled.popitem(last=False)

@@ -68,7 +68,7 @@ class Gate:
             if body is None:
                 await _refuse(send, _TOO_LARGE, too_large)
             else:
-                await self._app(scope, _again(body, receive), send)
+                await self._app(scope, again(body, receive), send)
         finally:
             self._under_way -= 1
 
@@ -87,7 +87,7 @@ async def _whole(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def again(body: bytes, receive: Receive) -> Receive:
     """A receive that gives the body that has been read, and then what comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from schema.records import F32, I64, U16, DeadLetter, Features, IdColumn, SampleBlock
+from schema.records import F32, I64, U16, DeadLetter, Features, SampleBlock
 
 
 class Position(NamedTuple):
@@ -77,22 +76,10 @@ def piece(block: SampleBlock, mask: F32) -> Piece | None:
         block.completed_at,
         block.item_ids()[rows],
         block.position_values()[rows],
-        block.features if keep.all() else _kept(block.features, keep),
+        block.features if keep.all() else block.features.narrowed(np.flatnonzero(keep).tolist(), len(block)),
         labels[rows],
         mask[rows],
         np.frombuffer(block.log_keep, "<f4")[rows],
         retract[rows],
         block.late_offset >= 0,
     )
-
-
-def _kept(features: Features, keep: NDArray[np.bool_]) -> Features:
-    items = tuple(_kept_column(column, keep) for column in features.items)
-    dense = np.frombuffer(features.item_dense, "<f4").reshape(len(keep), -1)[keep].tobytes()
-    return Features(features.context, items, features.context_dense, dense)
-
-
-def _kept_column(column: IdColumn, keep: NDArray[np.bool_]) -> IdColumn:
-    ids = column.values()[np.repeat(keep, column.row_lengths(len(keep)))].tobytes()
-    lengths = np.frombuffer(column.lengths, "<u2")[keep].tobytes() if column.lengths else b""
-    return IdColumn(column.slot, ids, lengths)

@@ -356,14 +356,14 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_its_size_is_said(sta
 def test_too_many_requests_at_once_are_told_to_come_again():
     stage = guarded(max_requests=2)
     entered, release = threading.Semaphore(0), threading.Event()
-    retrieve = stage.replica.feeds._retrieve
+    run_round = stage.replica.sync.run_round
 
-    def slow(user, moment):
+    def slow():
         entered.release()
         release.wait(10)
-        return retrieve(user, moment)
+        run_round()
 
-    stage.replica.feeds._retrieve = slow
+    stage.replica.sync.run_round = slow
     with ThreadPoolExecutor(2) as pool:
 
         async def three():
@@ -371,7 +371,7 @@ def test_too_many_requests_at_once_are_told_to_come_again():
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://replica", timeout=10
             ) as client:
-                two = [asyncio.create_task(client.post("/v1/feed", json={"user_id": u})) for u in (1, 2)]
+                two = [asyncio.create_task(client.post("/v1/sync")) for _ in range(2)]
                 for _ in two:
                     await asyncio.get_running_loop().run_in_executor(pool, entered.acquire)
                 third = await client.post("/v1/feed", json={"user_id": 3})
