@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
+from runtime.logs import about
 from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
 from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
@@ -128,14 +129,15 @@ class FeedMaker:
         Raises:
             NoCandidates: no item is known.
         """
-        with _SECONDS.time():
+        request = uuid.uuid4().hex
+        with _SECONDS.time(), about(request_id=request):
             moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
             candidates = self._retrieve(user_id, moment)
             if not candidates:
                 raise NoCandidates(
                     "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
                 )
-            return self._made_of(candidates, user_id, moment, size)
+            return self._made_of(request, candidates, user_id, moment, size)
 
     def note(self, made: Made) -> None:
         """Log a feed and count it. A full outbox loses the log, which is counted."""
@@ -147,7 +149,9 @@ class FeedMaker:
             self._served(self._clock())
         _FEEDS.labels("popularity" if made.feed.final is None else "ranked").inc()
 
-    def _made_of(self, candidates: Sequence[int], user_id: int, moment: Moment, size: int) -> Made:
+    def _made_of(
+        self, request: str, candidates: Sequence[int], user_id: int, moment: Moment, size: int
+    ) -> Made:
         catalogue = self._intake.catalogue
         user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates]
         features = self._builder.build(user, moment, items)
@@ -156,7 +160,7 @@ class FeedMaker:
         tasks, final = self._ranker.rescored(ranking, chosen.chosen) or (None, None)
         rows = chosen.chosen.tolist()
         feed = Feed(
-            uuid.uuid4().hex,
+            request,
             moment.event_time,
             tuple([candidates[row] for row in rows]),
             ranking.version,

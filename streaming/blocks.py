@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
-from schema.records import SampleBlock, Source, cells
+from schema.records import FeatureLog, Features, IdColumn, SampleBlock, Source
 from streaming.join import Emission
 from streaming.request import Bits
 from streaming.sampling import Sampler, log_keep
@@ -42,15 +42,15 @@ class BlockMaker:
             surface=log.surface,
             tasks=self._tasks,
             rows=_every_row(rows) if whole else struct.pack(f"<{len(kept)}H", *kept),
-            items=log.items if whole else cells(log.items, kept, 8),
-            positions=log.positions if whole else cells(log.positions, kept, 2),
-            features=log.features if whole else log.features.narrowed(kept, rows),
+            items=log.items if whole else _cells(log.items, kept, 8),
+            positions=log.positions if whole else _cells(log.positions, kept, 2),
+            features=log.features if whole else _features(log, kept),
             labels=_labels(emission.labels, kept, tasks),
             mask=_ones(rows * tasks) if emission.mask is None else _flags(emission.mask, kept, tasks),
             log_keep=self._log_keep(emission, kept),
             scores=log.scores
             if whole or not log.scores
-            else cells(log.scores, kept, len(log.scores) // rows),
+            else _cells(log.scores, kept, len(log.scores) // rows),
             retract=_flags(emission.retract, kept, tasks) if emission.retract else b"",
             late_offset=emission.late,
         )
@@ -90,3 +90,30 @@ def _label_row(bits: int, tasks: int) -> bytes:
 @lru_cache(maxsize=4096)
 def _flag_row(bits: int, tasks: int) -> bytes:
     return bytes(bits >> task & 1 for task in range(tasks))
+
+
+def _cells(column: bytes, rows: Sequence[int], size: int) -> bytes:
+    if len(rows) == 1:  # every late positive
+        return column[rows[0] * size : (rows[0] + 1) * size]
+    return b"".join([column[row * size : (row + 1) * size] for row in rows])
+
+
+def _features(log: FeatureLog, rows: Sequence[int]) -> Features:
+    features, n = log.features, len(log)
+    dense = features.item_dense
+    return Features(
+        features.context,
+        tuple(_column(c, rows, n) for c in features.items),
+        features.context_dense,
+        _cells(dense, rows, len(dense) // n) if dense else dense,
+    )
+
+
+def _column(column: IdColumn, rows: Sequence[int], n: int) -> IdColumn:
+    if not column.lengths:
+        return IdColumn(column.slot, _cells(column.ids, rows, 8))
+    ends = [0]
+    for length in struct.unpack(f"<{n}H", column.lengths):
+        ends.append(ends[-1] + 8 * length)
+    ids = b"".join([column.ids[ends[row] : ends[row + 1]] for row in rows])
+    return IdColumn(column.slot, ids, _cells(column.lengths, rows, 2))

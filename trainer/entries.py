@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from schema.records import F32, I64, U16, DeadLetter, Features, SampleBlock
+from schema.stages import trace_of
 
 
 class Position(NamedTuple):
@@ -27,13 +28,17 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What lies at one position: a block, a dead letter, or (an envelope without records) neither."""
+    """What lies at one position: a block, a dead letter, or (an envelope without records) neither.
+
+    `joined_at`: when the message was made, Unix ms; 0 where that is not known.
+    """
 
     partition: int
     position: Position
     following: Position
     block: SampleBlock | None = None
     dead: DeadLetter | None = None
+    joined_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class Piece:
     """The n rows of one block that are to be trained.
 
     items, positions (n,); labels, mask and retract f32 (n, T); log_keep f32 (n,). `late`: the rows have been
-    trained before, and are here for what became known of them since.
+    trained before, and are here for what became known of them since. `trace` as `schema.stages` has it.
     """
 
     user_id: int
@@ -56,12 +61,15 @@ class Piece:
     log_keep: F32
     retract: F32
     late: bool = False
+    joined_at: int = 0
+    trace: int = 0
 
 
-def piece(block: SampleBlock, mask: F32) -> Piece | None:
+def piece(block: SampleBlock, mask: F32, joined_at: int = 0) -> Piece | None:
     """The rows of `block` for which `mask` f32 (n, T) has a pair left, or None where it has none.
 
-    Labels that do not count are kept within 0 to 1, whatever they were.
+    `joined_at`: when it was emitted, Unix ms; 0 where that is not known. Labels that do not count are kept
+    within 0 to 1, whatever they were.
     """
     keep = np.logical_or.reduce(mask > 0, axis=1)
     if not keep.any():
@@ -82,4 +90,6 @@ def piece(block: SampleBlock, mask: F32) -> Piece | None:
         np.frombuffer(block.log_keep, "<f4")[rows],
         retract[rows],
         block.late_offset >= 0,
+        joined_at or block.completed_at,
+        trace_of(block.request_id),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime import logs
 from schema.records import Action, ActionBatch, Profile
 from serving.gate import MAX_BODY
 from tests.polling import wait_until
@@ -281,6 +283,7 @@ def test_the_report(stage):
         "feature_logs": 1,
         "freshness": {"count": 1, "p50": 0.5, "p99": 0.5},
         "freshness_stages": {"count": 0},
+        "traces": [],
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),
@@ -330,6 +333,27 @@ def guarded(**changes) -> Stage:
     stage = Stage(msgspec.structs.replace(CONFIG, serving=serving))
     stage.learn(*[item(i) for i in ITEMS])
     return stage
+
+
+def test_logs_name_the_call_and_the_request(stage, caplog):
+    told: list[dict[str, str]] = []
+
+    class Listener(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            told.append(dict(logs._ABOUT.get()))
+
+    log, listener = logging.getLogger("serving.ranker"), Listener()
+    log.addHandler(listener)
+    retrieve = stage.replica.feeds._retrieve
+
+    def noisy(user, moment):
+        log.warning("looked at")
+        return retrieve(user, moment)
+
+    stage.replica.feeds._retrieve = noisy
+    answer = stage.request("POST", "/v1/feed", {"user_id": 7}, headers={"x-request-id": "call-5"})
+    log.removeHandler(listener)
+    assert told == [{"call": "call-5", "request_id": answer.json()["request_id"]}]
 
 
 def test_with_a_key_only_who_has_it_is_let_in():
