@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 from console.roles import Report, Snapshot
@@ -42,6 +43,8 @@ class Series:
     def _rates(self, snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
         for name, count in _COUNTS.items():
             yield "throughput", name, self._rate(snapshot, count)
+        for index in range(len(snapshot.shards)):
+            yield "evictions", f"shard {index}", self._rate(snapshot, partial(_evictions, index))
 
     def _rate(self, snapshot: Snapshot, count: Callable[[Snapshot], float | None]) -> float | None:
         """The growth of a count by second; None across a restart, or where either end is unknown."""
@@ -63,6 +66,10 @@ def _total(reports: Iterable[Report | None], *names: str) -> float | None:
     return total
 
 
+def _evictions(shard: int, snapshot: Snapshot) -> float | None:
+    return _total(snapshot.shards[shard : shard + 1], "evictions")
+
+
 _COUNTS: Final[dict[str, Callable[[Snapshot], float | None]]] = {
     "events": lambda s: _total(s.joiners, "feature_logs", "actions"),
     "samples trained": lambda s: _total([s.trainer], "samples_trained"),
@@ -80,9 +87,6 @@ def _levels(snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
             yield chart, task, value
     for index, shard in enumerate(snapshot.shards):
         yield "rows", f"shard {index}", None if shard is None else float(sum(shard["rows"].values()))
-    removed = _total(snapshot.shards, "evictions")
-    if removed:
-        yield "rows", "evicted", removed
     yield from _freshness(snapshot)
     yield from _interest(snapshot)
 
@@ -107,6 +111,17 @@ def _interest(snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
     for name, value in simulation["served_interest"].items():
         yield "interest", name, value
     yield "interest", "best possible", simulation.get("best_interest")
+
+
+def recovery_points(snapshot: Snapshot) -> dict[int, str] | None:
+    """The recovery points that can be returned to, by number, the newest first.
+
+    None where there is no telling: the trainer is away, or of a kind that makes none.
+    """
+    points = (snapshot.trainer or {}).get("recovery_points")
+    if points is None:
+        return None
+    return {p["number"]: f"{p['number']}: step {p['step']:,}, {p['rows']:,} rows" for p in reversed(points)}
 
 
 def replica_rows(snapshot: Snapshot, frozen: list[bool]) -> list[dict[str, Any]]:
