@@ -200,7 +200,9 @@ class Account:
         self._view.poll()
         blocks = self._view.blocks
         for block in blocks[self._taken :]:
+            self._filter.begin()
             self.rows += int(self._filter.fresh(block).any(axis=1).sum())
+            self._filter.trained()
         self._taken = len(blocks)
 
     def labels(self) -> dict[str, int]:
