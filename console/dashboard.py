@@ -80,9 +80,8 @@ class Dashboard:
         calibration = "Predicted over observed; 1 is right."
         around_one = charts.lines(least=0, most=2, decimals=1)
         self._chart("calibration", "Calibration by task", calibration, around_one)
-        self._chart("rows", "Table rows by shard", "They grow by ids that are new.", charts.lines(decimals=0))
-        gone = "Rows that expired or made room, a second."
-        self._chart("evictions", "Evictions by shard", gone, charts.lines(least=0, decimals=1))
+        growth = "By shard now; evicted: those of all shards that have expired or made room."
+        self._chart("rows", "Table rows", growth, charts.lines(least=0))
 
     def _chart(
         self, name: str, title: str, text: str, options: dict[str, Any], *, wide: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Final
 
 from console.roles import Report, Snapshot
@@ -43,8 +42,6 @@ class Series:
     def _rates(self, snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
         for name, count in _COUNTS.items():
             yield "throughput", name, self._rate(snapshot, count)
-        for index in range(len(snapshot.shards)):
-            yield "evictions", f"shard {index}", self._rate(snapshot, partial(_evictions, index))
 
     def _rate(self, snapshot: Snapshot, count: Callable[[Snapshot], float | None]) -> float | None:
         """The growth of a count by second; None across a restart, or where either end is unknown."""
@@ -66,10 +63,6 @@ def _total(reports: Iterable[Report | None], *names: str) -> float | None:
     return total
 
 
-def _evictions(shard: int, snapshot: Snapshot) -> float | None:
-    return _total(snapshot.shards[shard : shard + 1], "evictions")
-
-
 _COUNTS: Final[dict[str, Callable[[Snapshot], float | None]]] = {
     "events": lambda s: _total(s.joiners, "feature_logs", "actions"),
     "samples trained": lambda s: _total([s.trainer], "samples_trained"),
@@ -87,6 +80,7 @@ def _levels(snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
             yield chart, task, value
     for index, shard in enumerate(snapshot.shards):
         yield "rows", f"shard {index}", None if shard is None else float(sum(shard["rows"].values()))
+    yield "rows", "evicted", _total(snapshot.shards, "evictions")
     yield from _freshness(snapshot)
     yield from _interest(snapshot)
 

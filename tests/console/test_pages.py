@@ -127,8 +127,7 @@ def test_the_dashboard_shows_every_role_and_fits(console: str, watched: Watched)
         "Freshness by stage",
         "Throughput",
         "Lag",
-        "Table rows by shard",
-        "Evictions by shard",
+        "Table rows",
     ):
         expect(page.get_by_role("heading", name=title)).to_be_visible()
     expect(page.locator("canvas, svg")).not_to_have_count(0)

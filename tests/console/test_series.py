@@ -39,12 +39,10 @@ def test_a_restart_or_an_absence_is_a_gap(second):
     assert series.latest("throughput", "samples trained") is None
 
 
-def test_evictions_are_shown_by_shard():
+def test_evictions_are_shown_beside_the_rows():
     series = Series()
-    for second, gone in ((10, 0), (12, 30)):
-        shards = ({"rows": {}, "evictions": gone}, {"rows": {}, "evictions": 5})
-        series.add(at(second, 1, shards=shards))
-    assert [series.latest("evictions", f"shard {i}") for i in range(2)] == [15.0, 0.0]
+    series.add(at(10, 1, shards=({"rows": {"t": 7}, "evictions": 30}, {"rows": {"t": 8}, "evictions": 5})))
+    assert [series.latest("rows", line) for line in ("shard 0", "shard 1", "evicted")] == [7, 8, 35]
 
 
 def test_recovery_points_are_those_that_the_trainer_tells_of():
