@@ -157,6 +157,7 @@ class Replica:
             "feature_logs": self.outboxes.feature_logs.offered,
             "freshness": asdict(self.freshness.summary()),
             "freshness_stages": self.stages.summary(),
+            "traces": self.stages.traces(),
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates),

@@ -52,7 +52,7 @@ class RowBatch:
         if entry.block is None:
             return
         spoken = int(entry.block.mask_matrix().any(axis=1).sum())
-        kept = piece(entry.block, duplicates.fresh(entry.block))
+        kept = piece(entry.block, duplicates.fresh(entry.block), entry.joined_at)
         if kept is not None:
             self.pieces.append(kept)
             self.rows += len(kept.items)

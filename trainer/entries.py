@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from schema.records import F32, I64, U16, DeadLetter, Features, IdColumn, SampleBlock
+from schema.records import F32, I64, U16, DeadLetter, Features, SampleBlock
+from schema.stages import trace_of
 
 
 class Position(NamedTuple):
@@ -28,13 +28,17 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What lies at one position: a block, a dead letter, or (an envelope without records) neither."""
+    """What lies at one position: a block, a dead letter, or (an envelope without records) neither.
+
+    `joined_at`: when the message was made, Unix ms; 0 where that is not known.
+    """
 
     partition: int
     position: Position
     following: Position
     block: SampleBlock | None = None
     dead: DeadLetter | None = None
+    joined_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Piece:
     """The n rows of one block that are to be trained.
 
     items, positions (n,); labels, mask and retract f32 (n, T); log_keep f32 (n,). `late`: the rows have been
-    trained before, and are here for what became known of them since.
+    trained before, and are here for what became known of them since. `trace` as `schema.stages` has it.
     """
 
     user_id: int
@@ -57,12 +61,15 @@ class Piece:
     log_keep: F32
     retract: F32
     late: bool = False
+    joined_at: int = 0
+    trace: int = 0
 
 
-def piece(block: SampleBlock, mask: F32) -> Piece | None:
+def piece(block: SampleBlock, mask: F32, joined_at: int = 0) -> Piece | None:
     """The rows of `block` for which `mask` f32 (n, T) has a pair left, or None where it has none.
 
-    Labels that do not count are kept within 0 to 1, whatever they were.
+    `joined_at`: when it was emitted, Unix ms; 0 where that is not known. Labels that do not count are kept
+    within 0 to 1, whatever they were.
     """
     keep = np.logical_or.reduce(mask > 0, axis=1)
     if not keep.any():
@@ -77,22 +84,12 @@ def piece(block: SampleBlock, mask: F32) -> Piece | None:
         block.completed_at,
         block.item_ids()[rows],
         block.position_values()[rows],
-        block.features if keep.all() else _kept(block.features, keep),
+        block.features if keep.all() else block.features.narrowed(np.flatnonzero(keep).tolist(), len(block)),
         labels[rows],
         mask[rows],
         np.frombuffer(block.log_keep, "<f4")[rows],
         retract[rows],
         block.late_offset >= 0,
+        joined_at or block.completed_at,
+        trace_of(block.request_id),
     )
-
-
-def _kept(features: Features, keep: NDArray[np.bool_]) -> Features:
-    items = tuple(_kept_column(column, keep) for column in features.items)
-    dense = np.frombuffer(features.item_dense, "<f4").reshape(len(keep), -1)[keep].tobytes()
-    return Features(features.context, items, features.context_dense, dense)
-
-
-def _kept_column(column: IdColumn, keep: NDArray[np.bool_]) -> IdColumn:
-    ids = column.values()[np.repeat(keep, column.row_lengths(len(keep)))].tobytes()
-    lengths = np.frombuffer(column.lengths, "<u2")[keep].tobytes() if column.lengths else b""
-    return IdColumn(column.slot, ids, lengths)

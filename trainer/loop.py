@@ -19,11 +19,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from schema.config import Config
 from schema.records import F32, DeadLetter
-from schema.stages import Traced, pack
+from schema.stages import pack
 from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
@@ -38,6 +36,7 @@ from trainer.recovery import RecoveryStore
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
 from trainer.step import Computed, Fetched, Gradients, Learner
+from trainer.ways import Ways
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +87,7 @@ class Trainer:
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
-        self._traces = settings.traces_per_step
+        self._ways = Ways(settings.traces_per_step)
         self._learner = Learner(config, client)
         self.state = TrainerState(config, self._learner, client.shards)
         wait = settings.batch_wait_seconds
@@ -185,6 +184,7 @@ class Trainer:
             report = self.state.report()
             report["samples_per_second"] = self._rate.value()
             report["dense_version"] = self._publisher.version
+            report["traces"] = self._ways.recent()
             return report, dict(self.state.positions)
 
     def drain(self) -> None:
@@ -257,11 +257,10 @@ class Trainer:
 
     def _push(self, step: int, batch: RowBatch, gradients: Gradients) -> None:
         newest = max(p.event_time for p in batch.pieces)
-        trained_at = time.time_ns() // 1_000_000
-        sampled = spread(list(batch.pieces), self._traces)
-        traces = pack(Traced(p.event_time, p.completed_at, trained_at) for p in sampled)
+        picked = self._ways.picked(batch.pieces, _now_ms())
         with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(step, batch.rows, gradients, newest, traces)
+            self._shards.push(step, batch.rows, gradients, newest, pack(picked))
+        self._ways.published(picked, _now_ms())
 
     def _refuse(self, step: int, rows: int) -> None:
         _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
@@ -293,11 +292,8 @@ class Trainer:
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 
-def spread(values: list[T], most: int) -> list[T]:
-    """At most `most` of `values`, evenly spaced, first and last included where two or more are wanted."""
-    if len(values) <= most:
-        return values
-    return [values[round(i)] for i in np.linspace(0, len(values) - 1, most)]
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check_replay(batch: RowBatch, record: StepRecord) -> None:

@@ -35,8 +35,11 @@ class MessageReader:
         self._context_bytes = 4 * context
         self._item_bytes = 4 * (len(features.dense) - context)
 
-    def entries(self, partition: int, offset: int, payload: bytes | None) -> list[Entry]:
-        """The entries of the message at `offset`: at least one, so that its position is passed."""
+    def entries(self, partition: int, offset: int, payload: bytes | None, joined_at: int = 0) -> list[Entry]:
+        """The entries of the message at `offset`: at least one, so that its position is passed.
+
+        `joined_at`: when the message was made, Unix ms.
+        """
         following = Position(offset + 1)
         try:
             blocks = TRAINING_SAMPLES.decode(payload)
@@ -47,14 +50,16 @@ class MessageReader:
             return [Entry(partition, Position(offset), following)]
         ends = [*(Position(offset, i) for i in range(1, len(blocks))), following]
         return [
-            self._entry(partition, Position(offset, i), end, block)
+            self._entry(partition, Position(offset, i), end, block, joined_at)
             for i, (block, end) in enumerate(zip(blocks, ends, strict=True))
         ]
 
-    def _entry(self, partition: int, position: Position, following: Position, block: SampleBlock) -> Entry:
+    def _entry(
+        self, partition: int, position: Position, following: Position, block: SampleBlock, joined_at: int
+    ) -> Entry:
         problem = self._problem(block)
         if problem is None:
-            return Entry(partition, position, following, block)
+            return Entry(partition, position, following, block, joined_at=joined_at)
         dead = self._dead(partition, position, "block", problem, TRAINING_SAMPLES.encode([block]))
         return Entry(partition, position, following, dead=dead)
 

@@ -106,7 +106,8 @@ class KafkaSource:
         entries: list[Entry] = []
         for place, messages in polled.items():
             for message in messages:
-                entries += self._reader.entries(place.partition, message.offset, message.value)
+                offset, joined_at = message.offset, message.timestamp
+                entries += self._reader.entries(place.partition, offset, message.value, joined_at)
         chunk = Chunk(tuple(entries), self._behind())
         while not self._stopping.is_set():
             try:
