@@ -30,8 +30,11 @@ def column(values: object, dtype: str) -> bytes:
     return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved."""
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved.
+
+    They hold no cycles, so the collector need not know of them: millions pass.
+    """
 
 
 class IdColumn(Record, frozen=True, array_like=True):

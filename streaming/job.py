@@ -18,9 +18,9 @@ from schema.config import Config
 from streaming.app import JoinerApp
 from streaming.clocks import steady_ms, wall_ms
 from streaming.counts import Counts
+from streaming.emitter import MissingLog
 from streaming.holding import Holding
 from streaming.idle import IdleProbe
-from streaming.join import MissingLog
 from streaming.late import LateStoreError
 from streaming.outlet import Outlet
 from streaming.parcels import Parcel
