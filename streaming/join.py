@@ -223,7 +223,8 @@ class Join:
     def _attach(self, request: Request, arrival: Arrival) -> None:
         action, offset = arrival.action, arrival.offset
         # also for those that change nothing: a re-reader who meets one must find the request again
-        request.last_action = max(request.last_action, offset)
+        if offset > request.last_action and not arrival.parked:
+            request.last_action = offset
         hit = cells.of_item(request.items, action.item_id, self._kinds[action.kind], self._tasks)
         fresh = hit & ~request.hits
         counts = action.event_time <= request.event_time + self._reach and (request.open or self._makes_late)

@@ -152,6 +152,7 @@ def test_an_action_whose_log_has_not_come_in_its_window_is_acknowledged_and_kept
         "the positive that it would have been"
     )
     assert bench.join.settled[-1].action_offsets is None, "its message was acknowledged before"
+    assert bench.join.settled[-1].last_action == -1
     assert not bench.join.parked
     bench.act("r", 5200, 10)
     assert bench.counts.duplicates == 1

@@ -474,3 +474,40 @@ def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
             net[*name, float(block.label_matrix()[at, task])] += 1
             net[*name, 0.0] -= int(block.retract_matrix()[at, task])
     assert sorted(net.elements()) == made.labels
+
+
+class CountingStore(MemoryStore):
+    """Counts what is asked of it."""
+
+    def __init__(self):
+        super().__init__(10_000)
+        self.work = Counter()
+
+    def __getattribute__(self, name):
+        if name in {"state", "log", "put_state", "put_log", "group", "put_group", "drop_group", "next_group"}:
+            object.__getattribute__(self, "work")[name] += 1
+        return super().__getattribute__(name)
+
+
+def test_a_flood_of_garbage_costs_one_letter_a_message_and_nothing_else():
+    """A tenth of all messages: the store is asked as often as without, and letters share their envelopes."""
+    made = traffic(random.Random(5), 200)
+    rng = random.Random(6)
+
+    def flooded(values):
+        return [v for value in values for v in ([rng.randbytes(300)] * (rng.random() < 0.1) + [value])]
+
+    benches = []
+    for sides in ((made.logs, made.actions), (flooded(made.logs), flooded(made.actions))):
+        bench = Bench(*sides)
+        bench.restart(CountingStore())
+        bench.bring_back()
+        bench.finish()
+        benches.append(bench)
+    calm, flood = benches
+    garbage = sum(len(flood.topics[side]) - len(calm.topics[side]) for side in Side)
+    assert garbage > 10
+    assert flood.view() == calm.view() == made.labels
+    assert flood.store.work == calm.store.work
+    assert len(flood.letters) == sum(flood.counts.dead_letters.values()) == garbage
+    assert flood.committed == [len(values) for values in flood.topics]
