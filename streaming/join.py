@@ -108,7 +108,7 @@ class Join:
         """Event time has come to `watermark`: an event older than that is not expected any more."""
         if self.held:
             return
-        while over := self.waiting.take_first(watermark):
+        while not self.store_behind and (over := self.waiting.take_first(watermark)):
             self._set_aside(over)
         while self._closing and self._closing[0][0] < watermark:
             self._close(heapq.heappop(self._closing)[2])
@@ -173,7 +173,7 @@ class Join:
         self.open_requests += 1
         if self.open_requests > self._rules.open_limit and request.packed is not None:
             self._store.put_log(request.request_id, request.packed)
-            request.packed = None
+            request.packed, request.stored = None, True
             self._counts.spilled += 1
 
     def _try_again(self) -> None:
@@ -189,14 +189,16 @@ class Join:
             self._attach(request, arrival)
             return
         self.waiting.add(arrival)
-        if len(self.waiting) > self._rules.open_limit:
+        # who takes over looks for parked actions of requests that it does not know: these may be known
+        known_to_store = not (self.held or self.store_behind)
+        if known_to_store and len(self.waiting) > self._rules.open_limit:
             self._set_aside(self.waiting.take_first())
 
     def _find(self, request_id: str) -> Request | None:
         """The closed request of that id; None, too, for one whose log is still to be read again."""
         state = self._store.state(request_id)
         packed = None if state is None else self._store.log(request_id)
-        return None if state is None or packed is None else Request.closed(unpacked(packed), state)
+        return None if state is None or packed is None else Request.closed(unpacked(packed), packed, state)
 
     def _set_aside(self, arrivals: Sequence[Arrival]) -> None:
         """Actions of one request have waited long enough in memory."""
@@ -277,7 +279,7 @@ class Join:
         if request.open or request.in_flight:
             return
         del self._requests[request.request_id]
-        if request.packed is not None:
+        if request.packed is not None and not request.stored:
             self._store.put_log(request.request_id, request.packed)
         self._store.put_state(request.request_id, request.state())
         if request.parked:

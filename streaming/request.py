@@ -34,7 +34,8 @@ class State(msgspec.Struct, array_like=True, gc=False):
 class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
-    `packed` is its feature log; None where that is on disk. `parked`: actions of it lie in the late store.
+    `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
+    of it lie in the late store.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Request:
         "parked",
         "request_id",
         "spoken",
+        "stored",
     )
 
     def __init__(self, head: Head, packed: bytes | None, offset: int, index: int) -> None:
@@ -72,11 +74,13 @@ class Request:
         self.open = True
         self.owes_log = True
         self.parked = False
+        self.stored = False
 
     @classmethod
-    def closed(cls, head: Head, state: State) -> Request:
+    def closed(cls, head: Head, packed: bytes, state: State) -> Request:
         """The request as it was put away."""
-        request = cls(head, None, state.offset, state.index)
+        request = cls(head, packed, state.offset, state.index)
+        request.stored = True
         request.resume(state)
         request.mean = state.mean
         request.open = request.owes_log = False

@@ -216,6 +216,17 @@ def test_what_was_parked_before_this_owner_makes_late_positives_of_what_it_close
     assert bench.store.group("t") is not None
 
 
+def test_nothing_is_acknowledged_for_being_parked_while_the_store_is_behind(bench):
+    """Its request may be closed, and known to the next owner, who would not look for what was acknowledged."""
+    bench.join.whole, bench.join.store_behind = False, True
+    bench.act("old", 5100)
+    bench.close(99_999)
+    assert (len(bench.join.waiting), bench.join.released) == (1, [])
+    bench.join.caught_up()
+    bench.close(99_999)
+    assert (len(bench.join.waiting), bench.join.released) == (0, [1])
+
+
 def test_another_worker_may_have_joined_what_is_parked_here(bench):
     bench.act("r", 5100)
     bench.close(9000)
