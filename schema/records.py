@@ -39,8 +39,11 @@ def cells(column: bytes, rows: Sequence[int], size: int) -> bytes:
     return b"".join([column[row * size : (row + 1) * size] for row in rows])
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved."""
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved.
+
+    They hold no cycles, so the collector need not know of them: millions pass.
+    """
 
 
 class IdColumn(Record, frozen=True, array_like=True):
