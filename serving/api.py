@@ -35,6 +35,7 @@ _ACCEPTED: Final = 202
 _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
 _NOT_FOUND: Final = 404
+_CONFLICT: Final = 409
 _EXACT: Final = {2.0**63: (1 << 63) - 1, -(2.0**63): -(1 << 63)}
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -44,6 +45,9 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
     _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
+}
+_OTHERS: Final[dict[int | str, dict[str, Any]]] = {
+    _CONFLICT: {"model": wire.Refused, "description": "No feature log of what is configured here."},
 }
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {
     _NOT_FOUND: {"model": wire.Refused, "description": "Not kept; `detail` says what is."},
@@ -78,7 +82,11 @@ def create_app(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/items/{item_id}", api.item, methods=["GET"], responses=_ERRORS)
     app.add_api_route("/v1/explain/{request_id}", api.explain, methods=["GET"], responses=_ERRORS | _MISSING)
     app.add_api_route(
-        "/v1/explain", api.explain_log, methods=["POST"], response_model=wire.Explanation, responses=_ERRORS
+        "/v1/explain",
+        api.explain_log,
+        methods=["POST"],
+        response_model=wire.Explanation,
+        responses=_ERRORS | _OTHERS,
     )
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
     app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
@@ -173,7 +181,7 @@ class _Api:
         try:
             found = self._replica.audit.explain_log(_log_in(request.envelope), self._replica.parameters)
         except ValueError as error:
-            raise HTTPException(_INVALID, [_problem("envelope", str(error))]) from error
+            raise HTTPException(_CONFLICT, f"envelope: {error}") from error
         return wire.Explanation.model_validate(found, strict=False)
 
     def users(self, request: wire.UsersRequest) -> wire.Accepted:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from kafka import TopicPartition
 
-from runtime.kafka import consumer, end_offsets
+from runtime.kafka import consumer, end_offsets, wait_for_broker
 from schema.codec import FEATURE_LOGS
 from schema.config import KafkaConfig
 from schema.errors import InvalidMessage
@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _STRIDE: Final = 2_000
 """Messages of a partition that are read before the next partition's."""
 _POLL_MS: Final = 200
+_BROKER_SECONDS: Final = 2.0
 
 
 def recall(
@@ -38,6 +39,7 @@ def recall(
     """
     topic = config.topics.feature_logs
     deadline = time.monotonic() + seconds
+    wait_for_broker(config, _BROKER_SECONDS)
     with closing(consumer(config)) as reader:
         ends = end_offsets(reader, topic.name)
         if user is not None:

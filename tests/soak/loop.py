@@ -201,7 +201,9 @@ class Account:
         blocks = self._view.blocks
         for block in blocks[self._taken :]:
             self._filter.begin()
-            self.rows += int(self._filter.fresh(block).any(axis=1).sum())
+            fresh = self._filter.fresh(block)
+            # a late block tells more of rows that have been trained
+            self.rows += 0 if block.late_offset >= 0 else int(fresh.any(axis=1).sum())
             self._filter.trained()
         self._taken = len(blocks)
 
