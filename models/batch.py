@@ -113,20 +113,33 @@ class Collator:
         )
 
 
-def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64]:
-    """All ids of one slot, and how many each row has."""
-    values, lengths = [], []
-    at = 0
-    for request, count in zip(columns, rows.tolist(), strict=True):
-        # requests list their columns alike, so the column is where the last one was
-        if at >= len(request) or request[at].slot != slot.slot:
-            at = next((i for i, column in enumerate(request) if column.slot == slot.slot), len(request))
-        if at == len(request):
-            lengths.append(_NONE * count)
-        else:
-            values.append(request[at].ids)
-            lengths.append(request[at].lengths or _ONE * count)
-    return np.frombuffer(b"".join(values), "<u8"), np.frombuffer(b"".join(lengths), "<u2").astype(np.int64)
+def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64 | None]:
+    """All ids of one slot, and how many each row has, None for one each."""
+    found = _columns(slot.slot, columns)
+    ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
+    parts = [_NONE if c is None else c.lengths for c in found]
+    if not any(parts):
+        return ids, None
+    if not all(parts) or None in found:
+        parts = [
+            _NONE * count if c is None else c.lengths or _ONE * count
+            for c, count in zip(found, rows.tolist(), strict=True)
+        ]
+    return ids, np.frombuffer(b"".join(parts), "<u2").astype(np.int64)
+
+
+def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
+    """The column of `slot` of each request, None where it has none."""
+    first = columns[0] if columns else ()
+    at = next((i for i, column in enumerate(first) if column.slot == slot), len(first))
+    try:
+        # requests list their columns alike
+        found = [request[at] for request in columns]
+        if {c.slot for c in found} == {slot}:
+            return list(found)
+    except IndexError:
+        pass
+    return [next((c for c in request if c.slot == slot), None) for request in columns]
 
 
 def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:
@@ -142,9 +155,9 @@ def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[
     return ids, indices
 
 
-def _slot_index(slot: SlotConfig, index: I64, lengths: I64) -> SlotIndex:
+def _slot_index(slot: SlotConfig, index: I64, lengths: I64 | None) -> SlotIndex:
     offsets = None
-    if len(index) != len(lengths) or not bool((lengths == 1).all()):
+    if lengths is not None and (len(index) != len(lengths) or not bool((lengths == 1).all())):
         offsets = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths)[:-1])))
     target = slot.ids_of if slot.pool == "attention" else None
     return SlotIndex(slot.name, slot.table, slot.pool, torch.from_numpy(index), offsets, target)

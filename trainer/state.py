@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from schema.config import Config
@@ -59,19 +58,19 @@ class TrainerState:
 
     def score(self, batch: RowBatch, predictions: F32) -> None:
         """Count the rows of `batch`, and their predictions (n, T), as trained."""
-        labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
+        rows = batch.columns()
+        labels, mask = rows.labels(), rows.newly_known()
+        times = rows.each([p.event_time for p in batch.pieces])
         late = batch.late_rows()
         self.counters.rows += batch.rows - late
         self.counters.late_rows += late
         self.evaluation.update(predictions, labels, mask, times)
-        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        surfaces = rows.each([p.surface for p in batch.pieces])
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask)
         if self.baseline is not None:
-            items = [p.items for p in batch.pieces]
-            users = batch.of_rows([p.user_id for p in batch.pieces])
-            keys = (np.concatenate(items), users, surfaces)
+            keys = (rows.items(), rows.each([p.user_id for p in batch.pieces]), surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask)
             self.baseline_evaluation.update(scores, labels, mask, times)
 

@@ -19,7 +19,7 @@ from models.heads import Heads, Targets
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64
-from trainer.entries import Piece
+from trainer.entries import Piece, Rows
 
 Gradients = Mapping[str, tuple[U64, F32]]
 """Distinct ids (u,) and gradients (u, dim), by table."""
@@ -104,14 +104,13 @@ class Learner:
 
     def prepare(self, pieces: Sequence[Piece]) -> Prepared:
         """The rows of `pieces` as tensors."""
-        counts = [len(p.items) for p in pieces]
-        positions = np.concatenate([p.positions for p in pieces]).astype(np.int64)
-        shown = Shown(positions, np.array([p.surface for p in pieces], np.int64))
-        batch = self._collator.collate([p.features for p in pieces], counts, shown)
-        rows = ((p.labels, p.mask, p.log_keep, p.retract) for p in pieces)
-        columns = (torch.from_numpy(np.concatenate(c)) for c in zip(*rows, strict=True))
-        labels, mask, log_keep, retract = columns
-        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract if retract.any() else None))
+        rows = Rows(pieces)
+        shown = Shown(rows.positions(), np.array([p.surface for p in pieces], np.int64))
+        batch = self._collator.collate([p.features for p in pieces], rows.counts(), shown)
+        labels, mask, log_keep = map(torch.from_numpy, (rows.labels(), rows.mask(), rows.log_keep()))
+        taken = rows.retract()
+        retract = None if taken is None else torch.from_numpy(taken)
+        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract))
 
     def pull(self, prepared: Prepared) -> Mapping[str, F32]:
         """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""

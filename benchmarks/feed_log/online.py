@@ -17,7 +17,7 @@ import torch
 from feed_log.rows import LABEL_DELAY_MS, FeedLog, Request
 from parameter_server.shard import Shard
 from schema.config import Config, DenseConfig, SlotConfig
-from schema.records import F32, U64, Features, IdColumn
+from schema.records import F32, U64, Features, IdColumn, column
 from trainer.entries import Piece
 from trainer.step import Learner
 
@@ -115,13 +115,12 @@ class OnlineRanker:
             log.surface,
             log.event_time,
             log.event_time,
-            log.item_ids(),
-            np.frombuffer(log.positions, "<u2"),
+            log.items,
+            log.positions,
             self._features(log.features, rows),
-            labels,
-            np.ones_like(labels),
-            np.zeros(len(rows), np.float32),
-            np.zeros_like(labels),
+            column(labels, "<f4"),
+            bytes([1]) * labels.size,
+            bytes(4 * len(rows)),
         )
 
     def _features(self, features: Features, rows: np.ndarray) -> Features:
