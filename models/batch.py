@@ -7,7 +7,7 @@ indices into that list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -36,6 +36,11 @@ class SlotIndex:
     offsets: Tensor | None
     target: str | None = None
 
+    def to(self, device: torch.device) -> SlotIndex:
+        """The same on `device`."""
+        offsets = None if self.offsets is None else self.offsets.to(device)
+        return replace(self, index=self.index.to(device), offsets=offsets)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -58,6 +63,21 @@ class Batch:
     def rows(self) -> int:
         """The number of rows, n."""
         return len(self.request_of_row)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            self.ids,
+            tuple(slot.to(device) for slot in self.context),
+            tuple(slot.to(device) for slot in self.items),
+            self.request_of_row.to(device),
+            self.context_dense.to(device),
+            self.item_dense.to(device),
+            self.positions.to(device),
+            self.surfaces.to(device),
+        )
 
 
 class Shown(NamedTuple):
@@ -82,7 +102,7 @@ class Collator:
         self._item_dense = len(config.dense) - self._context_dense
 
     def collate(
-        self, features: Sequence[Features], counts: Sequence[int], shown: Shown | None = None
+        self, features: Sequence[Features], counts: Sequence[int] | I64, shown: Shown | None = None
     ) -> Batch:
         """The batch of requests `features`, the i-th with `counts[i]` rows; `shown` is where, if it is known.
 

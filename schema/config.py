@@ -357,7 +357,8 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
 
     Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
     configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
-    log-odds baseline, whose counts grow with the number of users and items.
+    log-odds baseline, whose counts grow with the number of users and items. `device` computes the dense
+    network.
     """
 
     trainer_id: Name = "trainer-0"
@@ -370,6 +371,7 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     baseline: bool = False
     guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
+    device: Literal["cpu", "cuda"] = "cpu"
     torch_threads: Positive = 1
     seed: Count = 0
     ops_port: Port = 18200

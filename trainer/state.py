@@ -20,6 +20,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.lost import Loss, LossWatch
+from trainer.ranks import Ranks
 from trainer.step import Learner
 
 
@@ -100,16 +101,6 @@ class TrainerState:
 
     def image(self) -> Image:
         """All of it."""
-        blob = io.BytesIO()
-        learner = self._learner
-        torch.save(
-            {
-                "model": learner.model.state_dict(),
-                "optimizer": learner.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            },
-            blob,
-        )
         baseline = self.baseline
         return Image(
             self._topic,
@@ -117,7 +108,7 @@ class TrainerState:
             self.counters,
             self.positions,
             self.duplicates.state(),
-            blob.getvalue(),
+            self._torch(),
             self.evaluation.state(),
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             self.watch.state(),
@@ -147,9 +138,27 @@ class TrainerState:
         self.watch.restore(image.pushed)
         self.lost = list(image.lost)
 
+    def share_dense(self, ranks: Ranks) -> None:
+        """Have the dense parameters of rank 0, and its optimizer's state."""
+        if ranks.size > 1:
+            self._restore_torch(ranks.share(self._torch()))
+
+    def _torch(self) -> bytes:
+        blob = io.BytesIO()
+        learner = self._learner
+        torch.save(
+            {
+                "model": learner.model.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+            blob,
+        )
+        return blob.getvalue()
+
     def _restore_torch(self, blob: bytes) -> None:
         try:
-            saved = torch.load(io.BytesIO(blob), weights_only=True)
+            saved = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
             self._learner.model.load_state_dict(saved["model"])
             self._learner.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["random"])

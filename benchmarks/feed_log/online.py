@@ -105,7 +105,7 @@ class OnlineRanker:
         if computed.gradients is None:
             raise ArithmeticError(f"step {self._steps}: the gradients are not finite")
         self._tables.shard.push("online", self._steps, computed.gradients, pieces[-1].event_time)
-        self._learner.apply()
+        self._learner.apply(sum(map(len, pieces)))
 
     def _piece(self, request: Request) -> Piece:
         log, rows = request.log, request.rows

@@ -41,7 +41,7 @@ def test_a_step_equals_torch_by_hand():
     optimizer.step()
 
     computed = learner.compute(learner.fetch(rows), 1)
-    learner.apply()
+    learner.apply(6)
     assert computed.gradients is not None
     ids, gradients = computed.gradients["embedding"]
     assert np.array_equal(ids, batch.ids["embedding"])
