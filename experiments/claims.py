@@ -18,7 +18,7 @@ from parameter_server.image import ShardImage
 from schema.records import F32, I64, U64
 
 WARM_UP: Final = 0.2
-BATCH_ROWS: Final = 64
+BATCH_ROWS: Final = 128
 HOUR_MS: Final = 3_600_000
 INTERVALS: Final = {"5 h": 5 * HOUR_MS, "1 h": HOUR_MS, "30 min": HOUR_MS // 2}
 PAPER_RATES: Final = {"user": 0.0773, "item": 0.0286}
@@ -58,13 +58,15 @@ def sync_interval(stream: Stream, seed: int) -> Aucs:
     """Copies that are synchronised at several intervals of event time, and the trainer's own parameters."""
     world = World(stream, seed=seed)
     copies = {name: Copy(world) for name in INTERVALS}
-    periods = {name: stream.times // interval for name, interval in INTERVALS.items()}
+    as_of = dict.fromkeys(INTERVALS, int(stream.times[0]))
     scored = {name: _Scored(stream) for name in (*INTERVALS, "live")}
     for rows in stream.batches(BATCH_ROWS):
         prepared = world.prepared(rows)
         for name, copy in copies.items():
-            if rows.start and periods[name][rows.start] != periods[name][rows.start - 1]:
+            now, interval = int(stream.times[rows.start]), INTERVALS[name]
+            if now // interval > as_of[name] // interval:
                 copy.sync()
+                as_of[name] = now
             scored[name].add(rows, copy.score(prepared))
         scored["live"].add(rows, world.train(rows))
     return {name: arm.aucs() for name, arm in scored.items()}
@@ -112,7 +114,7 @@ def _mixed(values: U64, seed: int) -> U64:
 
 def shard_loss(stream: Stream, seed: int) -> Aucs:
     """Shards that fall back by a day at the end of each day, one or several of SHARDS in turn."""
-    arms = {f"{lost} of {SHARDS} shards a day": _falling_back(stream, lost, seed) for lost in (5, 3, 1)}
+    arms = {f"{lost} of {SHARDS} shards a day": _falling_back(stream, lost, seed) for lost in (3, 1)}
     return arms | {"none": _trained(World(stream, SHARDS, seed))}
 
 

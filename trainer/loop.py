@@ -28,6 +28,7 @@ from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
 from trainer.errors import RecoveryError
+from trainer.evaluation import Quality
 from trainer.feed import Feed
 from trainer.journal import StepRecord
 from trainer.lane import Lane
@@ -75,6 +76,7 @@ class Trainer:
         clock: seconds.
         lane: where the shards are asked.
         ranks: the processes that this one learns the dense model with.
+        watch: told the step and the metrics now and then.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
         ranks: Ranks | None = None,
+        watch: Callable[[int, Quality], None] = telemetry.observe_quality,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
         self._traces = settings.traces_per_step
         self._ranks = ranks or Alone()
+        self._watch = watch
         self._learner = Learner(config, client, ranks=self._ranks)
         self.state = TrainerState(config, self._learner, client.shards)
         wait = settings.batch_wait_seconds
@@ -145,7 +149,7 @@ class Trainer:
         if self._look_due.due():
             self._lane.settle()
             self._shards.look()
-            telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
+            self._watch(self.state.counters.step, self.state.evaluation.quality())
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._changed and self._checkpoint_due.due():

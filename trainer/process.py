@@ -24,6 +24,7 @@ from trainer.messages import MessageReader
 from trainer.ranks import Ranks, joined, leave, mine, of_rank
 from trainer.recovery import RecoveryStore
 from trainer.source import KafkaSource, LagMeter
+from trainer.tensorboard import TensorBoardLog, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,13 @@ def _build(config: Config, ranks: Ranks, stack: ExitStack) -> Trainer:
     stack.callback(source.stop)
     client = stack.enter_context(ParameterClient(config.parameter_server))
     feed = Feed(source, mine(samples.partitions, ranks))
-    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter), ranks=ranks)
+    watch: Watch = telemetry.observe_quality
+    if config.trainer.tensorboard:
+        board = stack.enter_context(closing(TensorBoardLog(Path(config.run_dir) / "tensorboard")))
+        watch = board.also(watch)
+    trainer = Trainer(
+        config, feed, client, store, lambda letter: dead.send_to(0, letter), ranks=ranks, watch=watch
+    )
     # before the client, so that nothing is asked of a closed one
     stack.callback(trainer.close)
     return trainer

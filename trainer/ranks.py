@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from schema.config import Config
 
@@ -36,8 +36,8 @@ class Ranks(Protocol):
     def size(self) -> int:
         """How many there are."""
 
-    def average(self, model: nn.Module, rows: int) -> bool:
-        """Take part in a round: the gradients of `model`, weighted by `rows`, become the mean of all ranks'.
+    def average(self, parameters: Sequence[Tensor], rows: int) -> bool:
+        """Take part in a round: their gradients, weighted by `rows`, become the mean of all ranks'.
 
         False, with nothing changed, where no rank has rows. With 0 rows this rank's gradients do not count.
         """
@@ -55,7 +55,7 @@ class Alone:
     rank = 0
     size = 1
 
-    def average(self, model: nn.Module, rows: int) -> bool:  # noqa: ARG002 - its gradients are the mean
+    def average(self, parameters: Sequence[Tensor], rows: int) -> bool:  # noqa: ARG002 - are the mean
         """See Ranks."""
         return rows > 0
 
@@ -77,9 +77,8 @@ class Group:
         self._wish = False
         self._agreed = False
 
-    def average(self, model: nn.Module, rows: int) -> bool:
+    def average(self, parameters: Sequence[Tensor], rows: int) -> bool:
         """See Ranks."""
-        parameters = list(model.parameters())
         told = torch.tensor([float(rows), float(self._wish)])
         summed = torch.cat([*(_weighted(p, rows) for p in parameters), told])
         distributed.all_reduce(summed)

@@ -68,10 +68,12 @@ class TrainerState:
         self.evaluation.update(predictions, labels, mask, times)
         surfaces = rows.each([p.surface for p in batch.pieces])
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        users = rows.each([p.user_id for p in batch.pieces])
+        self.evaluation.recent.update(predictions, labels, mask, users)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask)
         if self.baseline is not None:
-            keys = (rows.items(), rows.each([p.user_id for p in batch.pieces]), surfaces)
+            keys = (rows.items(), users, surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask)
             self.baseline_evaluation.update(scores, labels, mask, times)
 
@@ -91,6 +93,7 @@ class TrainerState:
             "guard": None
             if self.guard is None
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
+            "user_grouped_auc": self.evaluation.grouped_auc(),
             **self.evaluation.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }

@@ -160,7 +160,8 @@ class Learner:
 
         With 0 rows those do not count, but those of other ranks do.
         """
-        if self._ranks.average(self.model, rows):
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self._ranks.average(parameters, rows):
             self.optimizer.step()
 
 

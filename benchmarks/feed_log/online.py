@@ -24,8 +24,8 @@ from trainer.step import Learner
 _ATTENTION_SLOT: Final = 100
 
 
-def configured(config: Config, names: tuple[str, ...]) -> Config:
-    """`config` with the counters `names` as dense values, and attention over every history."""
+def configured(config: Config, names: tuple[str, ...], *, attention: bool = True) -> Config:
+    """`config` with the counters `names` as dense values, and, if so wanted, attention over every history."""
     features = config.features
     attending = tuple(
         SlotConfig(
@@ -37,7 +37,7 @@ def configured(config: Config, names: tuple[str, ...]) -> Config:
             table=s.table,
         )
         for s in features.slots
-        if s.source.startswith("history.")
+        if attention and s.source.startswith("history.")
     )
     dense = tuple(DenseConfig(name=name, source=f"item.{name}") for name in names)
     wider = msgspec.structs.replace(features, slots=features.slots + attending, dense=features.dense + dense)

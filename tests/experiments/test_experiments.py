@@ -15,13 +15,13 @@ from experiments.world import Copy, World
 HOUR = 3_600_000
 
 
-def stream(rows: int = 1200, seed: int = 0) -> Stream:
-    """Users with a taste each, over six days."""
+def stream(rows: int = 1200, seed: int = 0, hours: int = 6 * 24) -> Stream:
+    """Users who like much or little, and items that are liked more or less, over `hours`."""
     rng = np.random.default_rng(seed)
     users, items = rng.integers(0, 60, rows), rng.integers(0, 40, rows)
-    likes = (users + items) % 2 == 0
-    times = np.sort(rng.integers(0, 6 * 24 * HOUR, rows))
-    labels = (rng.random(rows) < np.where(likes, 0.8, 0.2))[:, None].astype(np.float32)
+    odds = np.where(users % 2, 1.0, -1.0) + np.where(items % 3 == 0, 1.5, -0.5)
+    times = np.sort(rng.integers(0, hours * HOUR, rows))
+    labels = (rng.random(rows) < 1 / (1 + np.exp(-1.5 * odds)))[:, None].astype(np.float32)
     ids = {"user": users.astype(np.int64), "item": items.astype(np.int64)}
     return Stream("made up", ("liked",), times, times // (24 * HOUR), ids, labels)
 
@@ -104,3 +104,10 @@ def test_a_folder_without_logs_is_refused(tmp_path):
 def test_a_log_that_is_not_there_is_named(read, tmp_path):
     with pytest.raises(DataError, match="legal is the folder of"):
         read(tmp_path)
+
+
+def test_a_copy_that_is_synchronised_often_knows_more():
+    rows = stream(6000, hours=24)
+    found = CLAIMS["sync-interval"](rows, 0)
+    (rare,), (often,), (live,) = found["5 h"], found["30 min"], found["live"]
+    assert 0.55 < rare < often <= live + 0.02
