@@ -9,8 +9,9 @@ four days before, and `--ablate` also leaves out one group of features at a time
 
 What that gave (27 to 30 April, 63,060 exposures): the gains hold, .0042, .0030 and .0018 against LightGBM for
 click, long view and like. For click and long view every group helps, the history sizes most (.004), the
-others by less than .001; for like the days before would have chosen neither the last outcomes (.001 better without)
-nor attention (.005 better without). Within users LightGBM orders better there (.593 against .583 for click).
+others by less than .001. For like the days before would have chosen neither the last outcomes (.001 better
+without) nor attention (.005 better without). Within users LightGBM orders better there (.593 against .583 for
+click).
 """
 
 from __future__ import annotations
