@@ -7,7 +7,7 @@ indices into that list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -36,6 +36,11 @@ class SlotIndex:
     index: Tensor
     offsets: Tensor | None
     target: str | None = None
+
+    def to(self, device: torch.device) -> SlotIndex:
+        """The same on `device`."""
+        offsets = None if self.offsets is None else self.offsets.to(device)
+        return replace(self, index=self.index.to(device), offsets=offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,21 @@ class Batch:
             self.surfaces,
         )
 
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            self.ids,
+            tuple(slot.to(device) for slot in self.context),
+            tuple(slot.to(device) for slot in self.items),
+            self.request_of_row.to(device),
+            self.context_dense.to(device),
+            self.item_dense.to(device),
+            self.positions.to(device),
+            self.surfaces.to(device),
+        )
+
 
 class Shown(NamedTuple):
     """Where n rows of R requests were shown: positions i64 (n,), surfaces i64 (R,)."""
@@ -98,7 +118,7 @@ class Collator:
         self._item_dense = len(config.dense) - self._context_dense
 
     def collate(
-        self, features: Sequence[Features], counts: Sequence[int], shown: Shown | None = None
+        self, features: Sequence[Features], counts: Sequence[int] | I64, shown: Shown | None = None
     ) -> Batch:
         """The batch of requests `features`, the i-th with `counts[i]` rows; `shown` is where, if it is known.
 
@@ -107,10 +127,11 @@ class Collator:
         Raises:
             ValueError: the dense values are not as many as the configuration names.
         """
+        counts = np.asarray(counts).tolist()
         ones, rows = [1] * len(counts), sum(counts)
         context, items = [f.context for f in features], [f.items for f in features]
-        flat = [_gather(slot, context, ones, at) for at, slot in enumerate(self._context)]
-        flat += [_gather(slot, items, counts, at) for at, slot in enumerate(self._items)]
+        flat = [_gather(slot, context, ones) for slot in self._context]
+        flat += [_gather(slot, items, counts) for slot in self._items]
         ids, indices = _distinct(self._slots, [values for values, _ in flat])
         slots = [
             _slot_index(slot, index, lengths)
@@ -147,25 +168,33 @@ def _starts(lengths: I64) -> I64:
     return np.concatenate((_FIRST, np.cumsum(lengths)[:-1]))
 
 
-def _gather(
-    slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int], at: int
-) -> tuple[U64, I64 | None]:
-    """All ids of one slot, and how many each row has; None: one. `at` is where its column is likely to be."""
-    values, lengths = [], []
-    plain = True
-    for request, count in zip(columns, rows, strict=True):
-        # requests list their columns alike, so the column is where the last one was
-        if at >= len(request) or request[at].slot != slot.slot:
-            at = next((i for i, column in enumerate(request) if column.slot == slot.slot), len(request))
-        if at == len(request):
-            lengths.append(_NONE * count)
-            plain = False
-        else:
-            values.append(request[at].ids)
-            lengths.append(request[at].lengths or _ONE * count)
-            plain = plain and not request[at].lengths
-    ids = np.frombuffer(b"".join(values), "<u8")
-    return ids, None if plain else np.frombuffer(b"".join(lengths), "<u2").astype(np.int64)
+def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]) -> tuple[U64, I64 | None]:
+    """All ids of one slot, and how many each row has, None for one each."""
+    found = _columns(slot.slot, columns)
+    ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
+    parts = [_NONE if c is None else c.lengths for c in found]
+    if not any(parts):
+        return ids, None
+    if not all(parts) or None in found:
+        parts = [
+            _NONE * count if c is None else c.lengths or _ONE * count
+            for c, count in zip(found, rows, strict=True)
+        ]
+    return ids, np.frombuffer(b"".join(parts), "<u2").astype(np.int64)
+
+
+def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
+    """The column of `slot` of each request, None where it has none."""
+    first = columns[0] if columns else ()
+    at = next((i for i, column in enumerate(first) if column.slot == slot), len(first))
+    try:
+        # requests list their columns alike
+        found = [request[at] for request in columns]
+        if {c.slot for c in found} == {slot}:
+            return list(found)
+    except IndexError:
+        pass
+    return [next((c for c in request if c.slot == slot), None) for request in columns]
 
 
 def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:

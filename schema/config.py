@@ -363,7 +363,8 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
 
     Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
     configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
-    log-odds baseline, whose counts grow with the number of users and items.
+    log-odds baseline, whose counts grow with the number of users and items. `device` computes the dense
+    network. `tensorboard` also logs the metrics for TensorBoard, under the run_dir.
     """
 
     trainer_id: Name = "trainer-0"
@@ -376,6 +377,8 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     baseline: bool = False
     guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
+    device: Literal["cpu", "cuda"] = "cpu"
+    tensorboard: bool = False
     torch_threads: Positive = 1
     seed: Count = 0
     ops_port: Port = 18200

@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """
 
 
-class IdColumn(Record, frozen=True, array_like=True):
+class IdColumn(Record, frozen=True, array_like=True, gc=False):
     """The feature ids of one slot for n rows: ids <u8 (total,), lengths <u2 (n,), or empty: one id a row."""
 
     slot: int
@@ -174,7 +174,7 @@ class Heartbeat(Record, frozen=True, array_like=True, tag=2):
     event_time: Millis
 
 
-class Action(Record, frozen=True, array_like=True):
+class Action(Record, frozen=True, array_like=True, gc=False):
     """One thing a user did to one item of one request. `value` is the kind's own (seconds watched, …)."""
 
     request_id: str
@@ -191,7 +191,7 @@ class ActionBatch(Record, frozen=True, array_like=True, tag=3):
     actions: tuple[Action, ...]
 
 
-class Source(Record, frozen=True, array_like=True):
+class Source(Record, frozen=True, array_like=True, gc=False):
     """Where a feature log lies in its topic: partition, offset, and its index within the envelope."""
 
     partition: int

@@ -26,12 +26,14 @@ from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
 from trainer.errors import RecoveryError
+from trainer.evaluation import Quality
 from trainer.feed import Feed
 from trainer.journal import StepRecord
 from trainer.lane import Lane
 from trainer.lost import Loss
 from trainer.pace import Every, Rate
 from trainer.publishing import Publisher
+from trainer.ranks import Alone, Ranks
 from trainer.recovery import RecoveryStore
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
@@ -72,6 +74,8 @@ class Trainer:
         dead_letter: takes what cannot be used; after a crash it may be told again.
         clock: seconds.
         lane: where the shards are asked.
+        ranks: the processes that this one learns the dense model with.
+        watch: told the step and the metrics now and then.
     """
 
     def __init__(
@@ -84,11 +88,15 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
+        ranks: Ranks | None = None,
+        watch: Callable[[int, Quality], None] = telemetry.observe_quality,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
         self._ways = Ways(settings.traces_per_step)
-        self._learner = Learner(config, client)
+        self._ranks = ranks or Alone()
+        self._watch = watch
+        self._learner = Learner(config, client, ranks=self._ranks)
         self.state = TrainerState(config, self._learner, client.shards)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
@@ -117,7 +125,7 @@ class Trainer:
         """
         self.recover()
         self.consuming = True
-        while not stop():
+        while not self._ranks.agree_to_stop(stop()):
             self.advance()
         self.drain()
         self.checkpoint()
@@ -140,7 +148,7 @@ class Trainer:
         if self._look_due.due():
             self._lane.settle()
             self._shards.look()
-            telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
+            self._watch(self.state.counters.step, self.state.evaluation.quality())
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._changed and self._checkpoint_due.due():
@@ -152,6 +160,7 @@ class Trainer:
         image, records = self._store.load()
         if image is not None:
             self.state.restore(image)
+        self.state.share_dense(self._ranks)
         self._feed.start(self.state.positions)
         highest = self._shards.look()
         for record in records:
@@ -185,6 +194,7 @@ class Trainer:
             report["samples_per_second"] = self._rate.value()
             report["dense_version"] = self._publisher.version
             report["traces"] = self._ways.recent()
+            report["dense_digest"] = self._learner.digest()
             return report, dict(self.state.positions)
 
     def drain(self) -> None:
@@ -200,9 +210,10 @@ class Trainer:
         self._ahead = ahead
 
     def _finish(self) -> None:
-        """Train the batch that has been read, if there is one."""
+        """Train the batch that has been read, if there is one: one round of the ranks in any case."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
+            self._learner.apply(0)
             return
         batch = ahead.batch
         for letter in batch.dead:
@@ -226,6 +237,7 @@ class Trainer:
             self._store.append(StepRecord(step, runs, 0, b"", settled=ahead.settled))
         else:
             _check_replay(batch, record)
+        self._learner.apply(0)
         return None
 
     def _step(self, ahead: _Ahead, fetched: Fetched) -> F32 | None:
@@ -242,10 +254,11 @@ class Trainer:
         self.state.counters.step = record.step
         if record.refused or computed.gradients is None:
             self._refuse(record.step, batch.rows)
+            self._learner.apply(0)
             return None
         gradients = computed.gradients
         self._lane.push(lambda: self._push(step, batch, gradients))
-        self._learner.apply()
+        self._learner.apply(batch.rows)
         return record.prediction_matrix()
 
     def _journal(self, ahead: _Ahead, step: int, computed: Computed) -> StepRecord:
@@ -284,7 +297,7 @@ class Trainer:
             return None if self.state.guard is None else self.state.guard.resume()
 
     def _may_publish(self) -> bool:
-        return self.state.guard is None or self.state.guard.breach is None
+        return self._ranks.rank == 0 and (self.state.guard is None or self.state.guard.breach is None)
 
     def _publish_now(self) -> None:
         if not self._may_publish():

@@ -42,7 +42,7 @@ class DenseSide:
         began = time.perf_counter()
         for step, fetched in enumerate(self._batches):
             self._learner.learn(fetched.prepared, fetched.vectors, step)
-            self._learner.apply()
+            self._learner.apply(fetched.prepared.batch.rows)
         return self._rows / (time.perf_counter() - began)
 
     def distinct_ids(self) -> list[int]:
