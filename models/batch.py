@@ -127,11 +127,11 @@ class Collator:
         Raises:
             ValueError: the dense values are not as many as the configuration names.
         """
-        counts = np.asarray(counts).tolist()
-        ones, rows = [1] * len(counts), sum(counts)
+        each: list[int] = np.asarray(counts).tolist()
+        ones, rows = [1] * len(each), sum(each)
         context, items = [f.context for f in features], [f.items for f in features]
         flat = [_gather(slot, context, ones) for slot in self._context]
-        flat += [_gather(slot, items, counts) for slot in self._items]
+        flat += [_gather(slot, items, each) for slot in self._items]
         ids, indices = _distinct(self._slots, [values for values, _ in flat])
         slots = [
             _slot_index(slot, index, lengths)
@@ -168,7 +168,9 @@ def _starts(lengths: I64) -> I64:
     return np.concatenate((_FIRST, np.cumsum(lengths)[:-1]))
 
 
-def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]) -> tuple[U64, I64 | None]:
+def _gather(
+    slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]
+) -> tuple[U64, I64 | None]:
     """All ids of one slot, and how many each row has, None for one each."""
     found = _columns(slot.slot, columns)
     ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from schema.records import F32, I64, DeadLetter, Features, SampleBlock
 from schema.stages import trace_of

@@ -6,7 +6,6 @@ Pure. After this nothing else has to doubt a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -58,7 +57,7 @@ class MessageReader:
                 for place, end, block in zip(places, ends, blocks, strict=True)
             ]
         return [
-            self._entry(partition, place, end, block, problem, joined_at)
+            self._entry(partition, place, end, block, problem, joined_at=joined_at)
             for place, end, block, problem in zip(places, ends, blocks, problems, strict=True)
         ]
 
@@ -69,6 +68,7 @@ class MessageReader:
         following: Position,
         block: SampleBlock,
         problem: str | None,
+        *,
         joined_at: int,
     ) -> Entry:
         problem = problem or _value_problem(block)
