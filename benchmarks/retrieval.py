@@ -4,8 +4,9 @@
 
 The base is fitted on train and valid, both sides recommend from it, the test split judges. All settings were
 chosen on the valid split with a base fitted on train alone, which is what `--judge valid` does. The structure
-learns from the base's first items for nine users of ten; the tenth ones' figures are given apart, too. `--quick`
-takes few users and epochs, to see that everything runs: its figures mean nothing.
+learns from the base's first items for nine users of ten; the tenth ones' figures are given apart, too.
+
+`--quick` takes few users and epochs, to see that everything runs: its figures mean nothing.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ from models.retrieval.inverted import InvertedIndex, build_index
 from models.retrieval.weights import BeamWeights
 
 DIM, TOP, PATHS, BEAM, LIMIT = 64, 100, 3, 25, 1000
+CHUNK = 100_000
+"""Items whose vectors are made at a time, so that a large catalogue is in memory once."""
 SHIFT = np.float32(64.0)
 """Larger than any input, so that a hidden unit passes its input on, whatever its sign."""
 
@@ -52,9 +54,11 @@ def make(items: int, nodes: int, depth: int) -> Catalogue:
     words = rng.normal(size=(depth, nodes, DIM)).astype(np.float32)
     codes = rng.integers(0, nodes, (items, depth), dtype=np.int32)
     vectors = rng.standard_normal((items, DIM), dtype=np.float32)
-    vectors *= np.float32(0.5)
-    for d in range(depth):
-        vectors += words[d][codes[:, d]]
+    for start in range(0, items, CHUNK):
+        part, chosen = vectors[start : start + CHUNK], codes[start : start + CHUNK]
+        part *= np.float32(0.5)
+        for d in range(depth):
+            part += words[d][chosen[:, d]]
     places = np.int32(nodes) ** np.arange(depth - 1, -1, -1, dtype=np.int32)
     paths = np.repeat((codes @ places)[:, None], PATHS, axis=1)
     for j in range(1, PATHS):

@@ -1,4 +1,4 @@
-"""Deep Retrieval on a fitted base: the structure learned by EM from the base's first items, and what it finds.
+"""Deep Retrieval on a fitted base: the structure learned by EM from the base's first items; what it finds.
 
 An engagement (x, v) is a user and one of the items that the base's softmax puts first for x, drawn by rank.
 Nothing of the split that judges is in it, and some users are kept out: no answer is learned by heart.
