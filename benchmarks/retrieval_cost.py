@@ -5,7 +5,7 @@
 The catalogue is synthetic: an item's vector is a sum of D code words and noise, its first path is its code
 words, its others differ in the one that matters least; a user is the mean of a history. The network is the
 one that knows the code words, so that what the beam finds can be compared with what is there; cost depends
-on neither. HNSW (faiss-cpu, M 24, efSearch 200) is what a team would pick instead; where faiss is not installed
+on neither. HNSW (faiss-cpu, M 24, efSearch 200) is what a team would pick instead; where faiss is missing
 its bar is null.
 """
 
