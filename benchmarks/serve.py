@@ -29,6 +29,7 @@ from harness import Benchmark
 
 from models.batch import Batch, Collator
 from models.dense import RANKER, dump_payload
+from models.heads import Heads
 from parameter_server.client import ParameterClient
 from parameter_server.replica import ReplicaTables
 from runtime.launch import supervise
@@ -89,7 +90,7 @@ class World:
         """Every id of an item or a user that a feed may look up, uint64."""
         builder = FeatureBuilder(config.features)
         encoded = [builder.item(p.id, p) for p in self.items] + [builder.user(p.id, p) for p in self.users]
-        found = {i for e in encoded for ids in e.ids for i in ids}
+        found = {i for e in encoded for slot in range(len(e.ids)) for i in e.slot(slot)}
         return np.array(sorted(found), np.uint64)
 
 
@@ -271,6 +272,7 @@ class Compute:
         self._parameters = Parameters(tables, len(server.shards), [t.name for t in server.tables])
         deltas = [client.delta(shard, None) for shard in range(len(server.shards))]
         self._model = new_model(config).eval()
+        self._heads = Heads.of(config)
         self._parameters.replace(deltas, Dense(1, 1, self._model))
         builder, collator = FeatureBuilder(config.features), Collator(config.features)
         rng = random.Random(5)
@@ -298,7 +300,7 @@ class Compute:
             start = time.perf_counter()
             for batch in batches:
                 reading = self._parameters.read(batch.ids)
-                scores(self._model, batch, reading.embeddings)
+                scores(self._heads, self._model, batch, reading.embeddings)
             took.append(time.perf_counter() - start)
         return statistics.median(took)
 

@@ -14,7 +14,8 @@ import httpx
 from schema.config import Config
 
 _SECONDS: Final = 2.0
-_POINT_SECONDS: Final = 120.0
+_POINT_SECONDS: Final = 130.0
+"""For a recovery point: all shards have to write one, too."""
 _PHONE_FEED: Final = 5
 
 Report = dict[str, Any]
@@ -88,17 +89,17 @@ class Roles:
         learning = [url for url, frozen in zip(self.replicas, self.frozen, strict=True) if not frozen]
         return [await self._post(f"{url}/v1/sync/settings", settings) for url in learning]
 
-    async def inject_trend(self, topic: int | None, strength: float) -> Answer:
-        """Have a trend set in among the simulated users."""
-        return await self._post(f"{self._simulation}/command/trend", {"topic": topic, "strength": strength})
-
-    async def make_point(self) -> Answer:
-        """Have a recovery point made of trainer and shards."""
+    async def recovery_point(self) -> Answer:
+        """Have the trainer make a recovery point of the whole deployment now; it is described."""
         return await self._post(f"{self._trainer}/command/recovery_point", {}, _POINT_SECONDS)
 
     async def roll_back(self, number: int) -> Answer:
-        """Have trainer and shards return to recovery point `number`."""
-        return await self._post(f"{self._trainer}/command/rollback", {"to": number})
+        """Have everything return to the recovery point of that number; it is described."""
+        return await self._post(f"{self._trainer}/command/rollback", {"to": number}, _POINT_SECONDS)
+
+    async def inject_trend(self, topic: int | None, strength: float) -> Answer:
+        """Have a trend set in among the simulated users."""
+        return await self._post(f"{self._simulation}/command/trend", {"topic": topic, "strength": strength})
 
     async def feed(self, user: int) -> Answer:
         """A short feed for `user`, of the first replica that answers."""

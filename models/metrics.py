@@ -48,17 +48,16 @@ class TaskMetrics:
         seen = mask > 0
         if not bool(((predictions >= 0) & (predictions <= 1))[seen].all()):
             raise ValueError("predictions: one is not in 0 to 1; legal is a probability")
-        p = np.clip(np.where(seen, predictions, 0.5).astype(np.float64), _EPSILON, 1 - _EPSILON)
-        logits = np.log(p) - np.log1p(-p)
-        bins = ((logits + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64).clip(0, BINS - 1)
-        for task in range(self.tasks):
-            counted = seen[:, task]
-            y = labels[counted, task].astype(np.float64)
-            at, q = bins[counted, task], p[counted, task]
-            self.positives[task] += np.bincount(at, y, BINS)
-            self.negatives[task] += np.bincount(at, 1 - y, BINS)
-            self.predicted[task] += q.sum()
-            self.log_loss[task] -= (y * np.log(q) + (1 - y) * np.log1p(-q)).sum()
+        task = np.nonzero(seen)[1]
+        p = np.clip(predictions[seen].astype(np.float64), _EPSILON, 1 - _EPSILON)
+        y = labels[seen].astype(np.float64)
+        log_p, log_q = np.log(p), np.log1p(-p)
+        bins = ((log_p - log_q + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64)
+        at = task * BINS + bins.clip(0, BINS - 1)
+        np.add.at(self.positives.reshape(-1), at, y)
+        np.add.at(self.negatives.reshape(-1), at, 1 - y)
+        self.predicted += np.bincount(task, p, self.tasks)
+        self.log_loss -= np.bincount(task, y * log_p + (1 - y) * log_q, self.tasks)
 
     def add(self, other: TaskMetrics) -> None:
         """Counts all that `other` has counted."""

@@ -22,6 +22,7 @@ from parameter_server.dense import DenseVersion
 from parameter_server.errors import CheckpointError, TrimmedError
 from parameter_server.image import Marks, ShardImage
 from parameter_server.messages import POINT
+from parameter_server.optimizers import Kinds
 from parameter_server.parts_codec import decode_part, encode_part
 from parameter_server.shard import Shard
 from parameter_server.sweep import Arrays, Part
@@ -34,7 +35,7 @@ _UNFINISHED: Final = "unfinished-"
 _LIVE: Final = "live-"
 _ROWS: Final = "rows"
 _MANIFEST: Final = "MANIFEST.json"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _ROWS_A_PART: Final = 8192
 _MOST_SEGMENTS: Final = 256
 _CANDIDATES: Final = b"candidates"
@@ -72,9 +73,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock: int
     steps: dict[str, int]
     rows: dict[str, int]
+    optimizers: dict[str, Kinds]
     dense: dict[str, Dense]
     segments: list[Segment]
     pushes: int | None = None
+    pushed_ids: int = 0
     newest: int = 0
 
 
@@ -182,9 +185,11 @@ class Checkpoints:
             saving.marks.clock,
             dict(saving.marks.steps),
             saving.kept,
+            {table.name: Kinds.of(table) for table in shard.config.tables},
             dense,
             [*segments, Segment(number, parts, rows)],
             saving.marks.pushes,
+            saving.marks.pushed_ids,
             saving.marks.newest,
         )
         path = self._publish(database, manifest)
@@ -318,9 +323,16 @@ def load(path: Path) -> ShardImage:
         known = [] if manifest.pushes is None else list(manifest.rows)
         upkeep = {name: _upkeep(database, path, name) for name in known}
     marks = Marks(
-        manifest.clock, manifest.steps, dense, candidates, manifest.pushes or 0, manifest.newest, upkeep
+        manifest.clock,
+        manifest.steps,
+        dense,
+        candidates,
+        manifest.pushes or 0,
+        manifest.pushed_ids,
+        manifest.newest,
+        upkeep,
     )
-    return ShardImage(marks, _parts(path, manifest), manifest.rows)
+    return ShardImage(marks, _parts(path, manifest), manifest.rows, manifest.optimizers)
 
 
 def _upkeep(database: Database, path: Path, table: str) -> Arrays:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from parameter_server.dense import DenseVersion
+from parameter_server.optimizers import Kinds
 from parameter_server.sweep import Arrays, Part, Sweep
 from schema.records import U8, U64
 
@@ -15,7 +16,8 @@ class Marks:
     """Where a shard stood: its clock, each trainer's last step, and the dense versions.
 
     `candidates` are the ids (n,) that have no row yet, by table, and how many pushes each has had (n,).
-    Housekeeping goes on from `pushes`, `newest` event time and, by table, `upkeep`.
+    Housekeeping goes on from `newest` event time, the `pushes` and `pushed_ids` since its last piece, and, by
+    table, `upkeep`.
     """
 
     clock: int = 0
@@ -23,6 +25,7 @@ class Marks:
     dense: Mapping[str, DenseVersion] = field(default_factory=dict)
     candidates: Mapping[str, tuple[U64, U8]] = field(default_factory=dict)
     pushes: int = 0
+    pushed_ids: int = 0
     newest: int = 0
     upkeep: Mapping[str, Arrays] = field(default_factory=dict)
 
@@ -33,11 +36,13 @@ class ShardImage:
 
     Tombstones are not in it: a restored shard has a new epoch, so every replica takes a full snapshot.
     `kept` is how many rows the image should have after all parts, by table; None where that is not known.
+    `optimizers` says what the rows' state is of, by table.
     """
 
     marks: Marks = field(default_factory=Marks)
     parts: Iterable[Part] = ()
     kept: Mapping[str, int] | None = None
+    optimizers: Mapping[str, Kinds] = field(default_factory=dict)
 
 
 class Saving:

@@ -5,6 +5,8 @@ HeadwaterError
     ├── RecoveryError   the recovery state cannot be read, or does not fit the configuration or the topic
     ├── UnknownPoint    no recovery point has the number that was given
     ├── SourceFailed    reading the samples ended with an error
+    ├── DeviceMissing   the configured device is not there
+    ├── ExtraMissing    a package that the configuration needs is not installed
     └── Returning       everything has to return to a recovery point
         ├── ShardReset  because a shard came back from its own checkpoint, or was restored
         └── RollBack    because an operator says so
@@ -51,3 +53,11 @@ class RollBack(Returning):
     def __init__(self, number: int) -> None:
         super().__init__(f"back to recovery point {number}")
         self.number = number
+
+
+class DeviceMissing(TrainerError):  # noqa: N818 - named for what is the case
+    """The device that the network should be computed on is not there."""
+
+
+class ExtraMissing(TrainerError):  # noqa: N818 - named for what is the case
+    """A package that is not part of every installation is configured to be used. The text names the extra."""

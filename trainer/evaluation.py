@@ -5,7 +5,7 @@ Pure. State and summaries of a window that has not changed are kept, so that man
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +16,7 @@ import numpy as np
 from models.metrics import TaskMetrics
 from schema.config import PeriodConfig
 from schema.records import F32, I64
+from trainer.recent import RecentRows
 
 WINDOWS_KEPT: Final = 400
 SURFACES_KEPT: Final = 64
@@ -38,6 +39,16 @@ class SavedEvaluation(msgspec.Struct, frozen=True, array_like=True):
     period: SavedMetrics | None
     windows: dict[int, SavedMetrics]
     surfaces: dict[int, SavedMetrics] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Summaries: of all rows, the newest window if there are any, by surface; the grouped AUC by task."""
+
+    overall: Mapping[str, Any]
+    window: Mapping[str, Any] | None
+    surfaces: Mapping[str, Mapping[str, Any]]
+    grouped_auc: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -118,6 +129,7 @@ class Evaluation:
         self.period = None if period is None else self._span()
         self.windows: dict[int, Span] = {}
         self.surfaces: dict[int, Span] = {}
+        self.recent = RecentRows(len(self._tasks))
 
     def _span(self) -> Span:
         return Span(TaskMetrics(len(self._tasks)))
@@ -148,6 +160,16 @@ class Evaluation:
             window.update(predictions[of], labels[of], mask[of])
         while len(self.windows) > WINDOWS_KEPT:
             del self.windows[min(self.windows)]
+
+    def quality(self) -> Quality:
+        """What there is to see now."""
+        newest = self.windows[max(self.windows)].summary(self._tasks) if self.windows else None
+        surfaces = {str(number): span.summary(self._tasks) for number, span in self.surfaces.items()}
+        return Quality(self.overall.summary(self._tasks), newest, surfaces, self.grouped_auc())
+
+    def grouped_auc(self) -> dict[str, float]:
+        """By task, the AUC within users over the newest rows; not a number where no user has both labels."""
+        return dict(zip(self._tasks, self.recent.grouped_auc(), strict=True))
 
     def report(self) -> dict[str, Any]:
         """Summaries: overall, period (None without one), windows by their start, oldest first, surfaces."""

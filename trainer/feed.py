@@ -122,7 +122,8 @@ class Feed:
         return not self._behind and not any(self._buffers.values())
 
     def _waits_for_more(self) -> bool:
-        return not any(self._buffers.values()) or any(not self._buffers[p] for p in self._behind)
+        buffers = self._buffers
+        return not all(map(buffers.__getitem__, self._behind)) or not any(buffers.values())
 
     def _fetch(self, timeout: float) -> bool:
         full = frozenset(p for p, buffer in self._buffers.items() if len(buffer) > _BUFFERED_LIMIT)

@@ -19,16 +19,15 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from schema.config import Config
 from schema.records import F32, DeadLetter
-from schema.stages import Traced, pack
+from schema.stages import pack
 from trainer import telemetry
 from trainer.batches import Batcher, RowBatch
 from trainer.checkpoint import encode_image
 from trainer.entries import Position
 from trainer.errors import RecoveryError, RollBack
+from trainer.evaluation import Quality
 from trainer.feed import Feed
 from trainer.journal import Push, StepRecord
 from trainer.lane import Lane
@@ -37,9 +36,11 @@ from trainer.pace import Every, Rate
 from trainer.pointing import PointMaker
 from trainer.points import Loaded, PointStore
 from trainer.publishing import Publisher
+from trainer.ranks import Alone, Ranks
 from trainer.shards import Client, Shards
 from trainer.state import Part, TrainerState
 from trainer.step import Fetched, Learner
+from trainer.ways import Ways
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Trainer:
         lane: where the shards are asked.
         executor: makes recovery points; threads of its own unless given.
         parts: what else learns and belongs to a recovery point.
+        ranks: the processes that this one learns the dense model with.
+        watch: told the step and the metrics now and then.
     """
 
     def __init__(
@@ -92,11 +95,15 @@ class Trainer:
         lane: Lane | None = None,
         executor: Executor | None = None,
         parts: Sequence[Part] = (),
+        ranks: Ranks | None = None,
+        watch: Callable[[int, Quality], None] = telemetry.observe_quality,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
-        self._traces = settings.traces_per_step
-        self._learner = Learner(config, client)
+        self._ways = Ways(settings.traces_per_step)
+        self._ranks = ranks or Alone()
+        self._watch = watch
+        self._learner = Learner(config, client, ranks=self._ranks)
         self.state = TrainerState(config, self._learner, parts, history=feed.history)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
@@ -129,7 +136,7 @@ class Trainer:
         if not self.recover(stop):
             return
         self.consuming = True
-        while not stop():
+        while not self._ranks.agree_to_stop(stop()):
             self.advance()
         self.drain()
         self._publish_now()
@@ -148,14 +155,15 @@ class Trainer:
         if batch is not None:
             self._follow(batch)
             self._idle.restart()
-        elif self._batcher.paused:
+        elif self._batcher.paused or self._ranks.size > 1:
+            # others may wait for this rank's round
             self.drain()
             if self._idle.due():
                 self._publish_now()
         if self._look_due.due():
             self._lane.settle()
             self._shards.look()
-            telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
+            self._watch(self.state.counters.step, self.state.evaluation.quality())
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._commit_due.due():
@@ -174,7 +182,7 @@ class Trainer:
             return True
         self._return(loaded)
         for record in loaded.records if loaded.image.history == self._feed.history else ():
-            if stop():
+            if stop() and self._ranks.size == 1:
                 return False
             if record.settled:
                 self.drain()
@@ -195,14 +203,20 @@ class Trainer:
                 "the shards have steps up to %d that this trainer has no record of; it goes on from there",
                 counters.step,
             )
+        self.state.share_dense(self._ranks)
         self._feed.start(self.state.positions)
         self.point()
 
     def _return(self, loaded: Loaded) -> None:
-        """Become what the point says, and have the shards become it."""
+        """Become what the point says, and have the shards become it.
+
+        Where other ranks push, too, the shards stay as they are: they know which pushes they have had.
+        """
         point = loaded.manifest
         self.state.restore(loaded.image)
-        self._shards.return_to(point)
+        self.state.share_dense(self._ranks)
+        if self._ranks.size == 1:
+            self._shards.return_to(point)
         for push in loaded.pushes:
             self._points.pushed(push)
             if push.step < point.step or point.settled:
@@ -244,7 +258,7 @@ class Trainer:
             self._store.append(ahead.record)
         return Cut(
             state=encode_image(self.state.image()),
-            made_at=time.time_ns() // 1_000_000,
+            made_at=_now_ms(),
             step=counters.step,
             rows=counters.rows,
             settled=self._settled,
@@ -257,6 +271,8 @@ class Trainer:
             report = self.state.report()
             report["samples_per_second"] = self._rate.value()
             report["dense_version"] = self._publisher.version
+            report["traces"] = self._ways.recent()
+            report["dense_digest"] = self._learner.digest()
             return report, dict(self.state.positions)
 
     def drain(self) -> None:
@@ -272,12 +288,13 @@ class Trainer:
         self._ahead = ahead
 
     def _finish(self) -> None:
-        """Train the batch that has been read, if there is one."""
+        """Train the batch that has been read, if there is one: one round of the ranks in any case."""
         held, self._held = self._held, None
         if held is not None:
             self._lane.push(lambda: self._shards.push(held))
         ahead, self._ahead = self._ahead, None
         if ahead is None:
+            self._learner.apply(0)
             return
         batch = ahead.batch
         for letter in batch.dead:
@@ -301,6 +318,7 @@ class Trainer:
             self._store.append(StepRecord(step, runs, 0, ahead.settled))
         else:
             _check_replay(batch, record)
+        self._learner.apply(0)
         return None
 
     def _step(self, ahead: _Ahead, fetched: Fetched) -> F32 | None:
@@ -317,19 +335,19 @@ class Trainer:
         self.state.counters.step = step
         if computed.gradients is None:
             self._refuse(step, batch.rows)
+            self._learner.apply(0)
             return None
         push = Push(step, max(p.event_time for p in batch.pieces), computed.gradients)
         self._lane.push(lambda: self._push(push, batch))
         self._points.pushed(push)
-        self._learner.apply()
+        self._learner.apply(batch.rows)
         return computed.predictions
 
     def _push(self, push: Push, batch: RowBatch) -> None:
-        trained_at = time.time_ns() // 1_000_000
-        sampled = spread(list(batch.pieces), self._traces)
-        traces = pack(Traced(p.event_time, p.completed_at, trained_at) for p in sampled)
+        picked = self._ways.picked(batch.pieces, _now_ms())
         with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(push, traces)
+            self._shards.push(push, pack(picked))
+        self._ways.published(picked, _now_ms())
 
     def _refuse(self, step: int, rows: int) -> None:
         _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
@@ -349,7 +367,7 @@ class Trainer:
             return None if self.state.guard is None else self.state.guard.resume()
 
     def _may_publish(self) -> bool:
-        return self.state.guard is None or self.state.guard.breach is None
+        return self._ranks.rank == 0 and (self.state.guard is None or self.state.guard.breach is None)
 
     def _publish_now(self) -> None:
         if not self._may_publish():
@@ -357,11 +375,8 @@ class Trainer:
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 
-def spread(values: list[T], most: int) -> list[T]:
-    """At most `most` of `values`, evenly spaced, first and last included where two or more are wanted."""
-    if len(values) <= most:
-        return values
-    return [values[round(i)] for i in np.linspace(0, len(values) - 1, most)]
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check_replay(batch: RowBatch, record: StepRecord) -> None:

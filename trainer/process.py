@@ -27,7 +27,9 @@ from trainer.loop import Trainer
 from trainer.manifest import Manifest
 from trainer.messages import MessageReader
 from trainer.points import PointStore
+from trainer.ranks import Ranks, joined, leave, mine, of_rank
 from trainer.source import KafkaSource, LagMeter
+from trainer.tensorboard import TensorBoardLog, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +50,30 @@ class TrainerProcess:
         config: the whole configuration.
         store: the recovery points.
         meter: tells the lag; None where there is none.
+        ranks: the processes that this one learns the dense model with.
+        history: where `trainer.mode: batch` reads.
     """
 
-    def __init__(self, config: Config, store: PointStore, meter: LagMeter | None) -> None:
+    def __init__(
+        self, config: Config, store: PointStore, meter: LagMeter | None, ranks: Ranks, history: Path
+    ) -> None:
         self._config = config
         self._store = store
         self._meter = meter
+        self._ranks = ranks
+        self._history = history
         self._trainer: Trainer | None = None
         self._returns = 0
 
     def run(self, stop: threading.Event) -> None:
-        """Train until `stop` is set, or a history ends; see Trainer.run. A return is a trainer anew."""
+        """Train until `stop` is set, or a history ends; see Trainer.run. A return is a trainer anew.
+
+        Raises:
+            Returning: where there are other ranks, which cannot return by this one alone.
+        """
         while (reason := self._life(stop)) is not None:
+            if self._ranks.size > 1:
+                raise reason
             _log.warning("everything returns to a recovery point: %s", reason)
             self._returns += 1
             telemetry.RETURNS.inc()
@@ -69,7 +83,7 @@ class TrainerProcess:
     def _life(self, stop: threading.Event) -> Returning | None:
         """One trainer, to its end; why another has to follow."""
         with ExitStack() as stack:
-            self._trainer = trainer = _build(self._config, self._store, stack)
+            self._trainer = trainer = self._build(stack)
             batch = self._config.trainer.mode == "batch"
             try:
                 trainer.run(lambda: stop.is_set() or (batch and trainer.idle))
@@ -78,6 +92,27 @@ class TrainerProcess:
             finally:
                 trainer.consuming = False
         return None
+
+    def _build(self, stack: ExitStack) -> Trainer:
+        config, ranks = self._config, self._ranks
+        samples = config.kafka.topics.training_samples
+        reader = MessageReader(samples.name, config.features, [task.name for task in config.tasks])
+        source: Source
+        dead_letter: Callable[[DeadLetter], None]
+        if config.trainer.mode == "batch":
+            source, dead_letter = HistorySource(self._history, samples.partitions, reader), _log_dead
+        else:
+            source, dead_letter = _samples(config, reader, stack), _dead_letters(config, stack)
+        client = stack.enter_context(ParameterClient(config.parameter_server))
+        feed = Feed(source, mine(samples.partitions, ranks))
+        watch: Watch = telemetry.observe_quality
+        if config.trainer.tensorboard:
+            board = stack.enter_context(closing(TensorBoardLog(Path(config.run_dir) / "tensorboard")))
+            watch = board.also(watch)
+        trainer = Trainer(config, feed, client, self._store, dead_letter, ranks=ranks, watch=watch)
+        # before the client, so that nothing is asked of a closed one
+        stack.callback(trainer.close)
+        return trainer
 
     def ready(self) -> bool:
         """Whether samples are trained on."""
@@ -105,7 +140,10 @@ class TrainerProcess:
 
         Raises:
             UnknownPoint: there is none; the text has those that there are.
+            ValueError: there are other ranks.
         """
+        if self._ranks.size > 1:
+            raise ValueError(f"rollback: there are {self._ranks.size} ranks; legal is a trainer by itself")
         chosen = choose(self._store.points(), given.get("to"))
         self._now().roll_back(chosen.number)
         return _described(chosen)
@@ -153,9 +191,14 @@ def run(config: Config, stop: threading.Event) -> None:
     if online:
         ensure_topics(config.kafka)
     with ExitStack() as stack:
+        ranks = joined(config)
+        stack.callback(leave, ranks)
+        history = history_folder(config)
+        config = of_rank(config, ranks)
         store = stack.enter_context(closing(open_store(config)))
-        meter = stack.enter_context(closing(LagMeter(config.kafka))) if online else None
-        process = TrainerProcess(config, store, meter)
+        partitions = mine(config.kafka.topics.training_samples.partitions, ranks)
+        meter = stack.enter_context(closing(LagMeter(config.kafka, partitions))) if online else None
+        process = TrainerProcess(config, store, meter, ranks, history)
         telemetry.observe_lag(process.lag)
         commands = {
             "resume": process.resume,
@@ -196,20 +239,3 @@ def _log_dead(letter: DeadLetter) -> None:
 def open_store(config: Config) -> PointStore:
     """The recovery points of the trainer of `config`; RecoveryError while it runs."""
     return PointStore(store_folder(config), config.trainer.recovery_points)
-
-
-def _build(config: Config, store: PointStore, stack: ExitStack) -> Trainer:
-    samples = config.kafka.topics.training_samples
-    reader = MessageReader(samples.name, config.features, [task.name for task in config.tasks])
-    source: Source
-    dead_letter: Callable[[DeadLetter], None]
-    if config.trainer.mode == "batch":
-        source, dead_letter = HistorySource(history_folder(config), samples.partitions, reader), _log_dead
-    else:
-        source, dead_letter = _samples(config, reader, stack), _dead_letters(config, stack)
-    client = stack.enter_context(ParameterClient(config.parameter_server))
-    feed = Feed(source, range(samples.partitions))
-    trainer = Trainer(config, feed, client, store, dead_letter)
-    # before the client, so that nothing is asked of a closed one
-    stack.callback(trainer.close)
-    return trainer

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 import torch
 
 from schema.config import Config
@@ -21,6 +20,7 @@ from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
+from trainer.ranks import Ranks
 from trainer.step import Learner
 
 
@@ -76,19 +76,21 @@ class TrainerState:
 
     def score(self, batch: RowBatch, predictions: F32) -> None:
         """Count the rows of `batch`, and their predictions (n, T), as trained."""
-        labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
+        rows = batch.columns()
+        labels, mask = rows.labels(), rows.newly_known()
+        times = rows.each([p.event_time for p in batch.pieces])
         late = batch.late_rows()
         self.counters.rows += batch.rows - late
         self.counters.late_rows += late
         self.evaluation.update(predictions, labels, mask, times)
-        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        surfaces = rows.each([p.surface for p in batch.pieces])
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        users = rows.each([p.user_id for p in batch.pieces])
+        self.evaluation.recent.update(predictions, labels, mask, users)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask)
         if self.baseline is not None:
-            items = [p.items for p in batch.pieces]
-            users = batch.of_rows([p.user_id for p in batch.pieces])
-            keys = (np.concatenate(items), users, surfaces)
+            keys = (rows.items(), users, surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask)
             self.baseline_evaluation.update(scores, labels, mask, times)
 
@@ -107,6 +109,7 @@ class TrainerState:
             "guard": None
             if self.guard is None
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
+            "user_grouped_auc": self.evaluation.grouped_auc(),
             **self.evaluation.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
@@ -117,16 +120,6 @@ class TrainerState:
 
     def image(self) -> Image:
         """All of it."""
-        blob = io.BytesIO()
-        learner = self._learner
-        torch.save(
-            {
-                "model": learner.model.state_dict(),
-                "optimizer": learner.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            },
-            blob,
-        )
         baseline = self.baseline
         return Image(
             self._topic,
@@ -134,7 +127,7 @@ class TrainerState:
             msgspec.structs.replace(self.counters),
             dict(self.positions),
             self.duplicates.state(),
-            blob.getvalue(),
+            self._torch(),
             self.evaluation.state(),
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             None if self.guard is None else self.guard.state(),
@@ -166,9 +159,27 @@ class TrainerState:
             if name in image.parts:
                 part.restore(image.parts[name])
 
+    def share_dense(self, ranks: Ranks) -> None:
+        """Have the dense parameters of rank 0, and its optimizer's state."""
+        if ranks.size > 1:
+            self._restore_torch(ranks.share(self._torch()))
+
+    def _torch(self) -> bytes:
+        blob = io.BytesIO()
+        learner = self._learner
+        torch.save(
+            {
+                "model": learner.model.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+            blob,
+        )
+        return blob.getvalue()
+
     def _restore_torch(self, blob: bytes) -> None:
         try:
-            saved = torch.load(io.BytesIO(blob), weights_only=True)
+            saved = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
             self._learner.model.load_state_dict(saved["model"])
             self._learner.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["random"])

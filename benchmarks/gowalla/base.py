@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from checkins import I64, Checkins, Lists
+from checkins import I64, Checkins
 from torch import Tensor, nn
 
 from models.retrieval.beam import Reranker
@@ -59,16 +59,6 @@ class Base(nn.Module):
         parts = [
             self.users(data, np.arange(s, min(s + 4096, data.users))) for s in range(0, data.users, 4096)
         ]
-        return torch.cat(parts).numpy()
-
-    @torch.no_grad()
-    def vectors_of(self, halves: Lists) -> np.ndarray:
-        """Vectors of users of whom half of the history is seen, f32 (users, dim)."""
-        users = len(halves.starts) - 1
-        parts = []
-        for start in range(0, users, 4096):
-            items, counts = halves.of(np.arange(start, min(start + 4096, users)))
-            parts.append(self.pooled(items, counts, 2**0.5))
         return torch.cat(parts).numpy()
 
     def reranker(self) -> Reranker:

@@ -1,9 +1,10 @@
-"""The check-ins as lists of items a user, and the quality of recommendations against the test split."""
+"""The check-ins as lists of items a user, and the quality of recommendations against a split held back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,10 +27,15 @@ class Lists:
         begins = np.repeat(self.starts[users] - (np.cumsum(counts) - counts), counts)
         return self.items[begins + np.arange(counts.sum())], counts
 
+    def only(self, users: I64) -> Lists:
+        """The lists of `users` alone, in their order."""
+        items, counts = self.of(users)
+        return Lists(items, np.concatenate(([0], np.cumsum(counts))))
+
 
 @dataclass(frozen=True)
 class Checkins:
-    """What each user is known to like (train and valid), and what is to be found (test)."""
+    """What each user is known to like, and what is to be found: the split that judges."""
 
     known: Lists
     hidden: Lists
@@ -37,19 +43,19 @@ class Checkins:
     items: int
 
 
-def load(folder: Path, users: int | None = None) -> Checkins:
-    """Of `folder`/interactions.parquet, the first `users` users or all."""
+def load(folder: Path, judge: Literal["valid", "test"] = "test", users: int | None = None) -> Checkins:
+    """Of `folder`/interactions.parquet, the first `users` users or all; known is all before `judge`."""
     table = pq.read_table(folder / "interactions.parquet")
     user, item = table["user_id"].to_numpy(), table["item_id"].to_numpy()
-    hidden = table["split"].cast("string").to_numpy(zero_copy_only=False) == "test"
+    split = table["split"].cast("string").to_numpy(zero_copy_only=False)
     count = int(user.max()) + 1 if users is None else users
-    kept = user < count
-    total = int(item.max()) + 1
+    kept, hidden = user < count, split == judge
+    known = (split == "train") | ((split == "valid") & (judge == "test"))
     return Checkins(
-        _lists(user[kept & ~hidden], item[kept & ~hidden], count),
+        _lists(user[kept & known], item[kept & known], count),
         _lists(user[kept & hidden], item[kept & hidden], count),
         count,
-        total,
+        int(item.max()) + 1,
     )
 
 

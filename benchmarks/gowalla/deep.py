@@ -1,15 +1,19 @@
-"""Deep Retrieval on a fitted base: the structure learned by EM, and what it recommends."""
+"""Deep Retrieval on a fitted base: the structure learned by EM from the base's first items; what it finds.
+
+An engagement (x, v) is a user and one of the items that the base's softmax puts first for x, drawn by rank.
+Nothing of the split that judges is in it, and some users are kept out: no answer is learned by heart.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from base import Base
-from checkins import F32, I64, Checkins, Lists
+from checkins import F32, I64, Checkins
 
 from models.retrieval.beam import Retrieved, retrieve
 from models.retrieval.learning import StructureLearner
@@ -28,110 +32,92 @@ class Learned:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`rounds` of EM: an epoch of the network, scores of half the pairs, an M-step; one more epoch follows.
+    """`rounds` of EM: `epochs` of the network, a score of every user, an M-step; then `last` epochs more.
 
-    `pairs` items of a half are learned from in an epoch; `frozen` leaves the random paths as they are.
+    Of a user's first items, `pairs` are learned from in an epoch and `scored` in a round. `frozen` leaves the
+    random paths as they are.
     """
 
-    rounds: int = 5
-    pairs: int = 16
+    rounds: int = 3
+    epochs: int = 3
+    last: int = 4
+    pairs: int = 32
+    scored: int = 64
     batch: int = 512
     learning_rate: float = 3e-3
     frozen: bool = False
 
 
 @dataclass(frozen=True)
-class Halves:
-    """Each user twice: vectors (2n, dim) from one half of the known items, `wanted` the other half.
-
-    A structure learned from whole histories would learn to find what they hold already.
-    """
+class Teacher:
+    """Vectors f32 (n, dim) of the users to learn from, and the items the base puts first, i64 (n, m)."""
 
     vectors: F32
-    wanted: Lists
+    first: I64
+
+    def batches(self, size: int, pairs: int, rng: np.random.Generator) -> Iterator[tuple[F32, I64, I64]]:
+        """All users in random order: vectors (b, dim), and `pairs` distinct items of each with its row.
+
+        Rank r is drawn with weight 1 / (r + 10): the first few decide what a user sees, but are only few.
+        """
+        # the largest of log-weights with Gumbel noise are a draw without replacement
+        ranks = -np.log(np.arange(self.first.shape[1]) + 10)
+        order = rng.permutation(len(self.vectors))
+        for start in range(0, len(order), size):
+            users = order[start : start + size]
+            noisy = ranks + rng.gumbel(size=(len(users), len(ranks)))
+            drawn = np.argpartition(-noisy, pairs - 1, axis=1)[:, :pairs]
+            items = np.take_along_axis(self.first[users], drawn, axis=1)
+            yield self.vectors[users], items.ravel(), np.repeat(np.arange(len(users)), pairs)
 
 
-def halves(data: Checkins, base: Base, rng: np.random.Generator) -> Halves:
-    """The users of `data`, split by chance."""
-    items, counts = data.known.of(np.arange(data.users))
-    owner = np.repeat(np.arange(data.users), counts)
-    # every second of a user's items in random order
-    order = np.lexsort((rng.random(len(items)), owner))
-    side = (np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)) % 2
-    place = np.lexsort((owner, side))
-    split = items[order][place]
-    sizes = np.bincount(side * data.users + owner, minlength=2 * data.users)
-    parts = Lists(split, np.concatenate(([0], np.cumsum(sizes))))
-    other = np.roll(np.arange(2 * data.users), data.users)
-    return Halves(base.vectors_of(parts), Lists(*_reordered(parts, other)))
+class _Learning:
+    """The network, its optimizer and the structure, while they are learned."""
 
+    def __init__(self, teacher: Teacher, items: int, config: RetrievalConfig, schedule: Schedule) -> None:
+        torch.manual_seed(config.seed)
+        self._teacher, self._schedule, self._items = teacher, schedule, np.arange(items)
+        self._rng = np.random.default_rng(config.seed)
+        dim = teacher.vectors.shape[1]
+        self.network = StructureNetwork(dim, config.nodes, config.depth, config.hidden)
+        self.learner = StructureLearner(config)
+        self.learner.paths(self._items)
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=schedule.learning_rate)
 
-def _reordered(lists: Lists, users: I64) -> tuple[I64, I64]:
-    items, counts = lists.of(users)
-    return items, np.concatenate(([0], np.cumsum(counts)))
+    def epoch(self) -> float:
+        """Of the network; its mean loss."""
+        losses = []
+        for x, items, rows in self._teacher.batches(self._schedule.batch, self._schedule.pairs, self._rng):
+            paths = torch.from_numpy(self.learner.paths(items))
+            loss = structure_loss(self.network, torch.from_numpy(x), torch.from_numpy(rows), paths).mean()
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            losses.append(loss.item())
+        return float(np.mean(losses))
+
+    def place(self) -> int:
+        """Scores by the network as it is now, and the M-step; how many items moved."""
+        weights = self.network.export()
+        self.learner.scores.forget(self.learner.structure.rows_of(self._items))
+        for x, items, rows in self._teacher.batches(4096, self._schedule.scored, self._rng):
+            self.learner.score(weights, x, items, rows)
+        return self.learner.place()
 
 
 def learn(
-    data: Checkins,
-    base: Base,
-    config: RetrievalConfig,
-    schedule: Schedule,
-    say: Callable[[str], None],
+    teacher: Teacher, items: int, config: RetrievalConfig, schedule: Schedule, say: Callable[[str], None]
 ) -> Learned:
-    """A structure for users as `base` sees them."""
-    torch.manual_seed(config.seed)
-    network = StructureNetwork(base.history.shape[1], config.nodes, config.depth, config.hidden)
-    learner = StructureLearner(config)
-    learner.paths(np.arange(data.items))
-    optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate)
+    """A structure of `items` items for users as `teacher` has them."""
+    learning = _Learning(teacher, items, config, schedule)
     for number in range(schedule.rounds + 1):
-        began, rng = time.monotonic(), np.random.default_rng(number)
-        split = halves(data, base, rng)
-        loss = _epoch(split, network, learner, optimizer, schedule, rng)
-        moved = 0
-        if not schedule.frozen and number < schedule.rounds:
-            # one half of each user foretells the other; the next round draws other halves
-            every = np.arange(data.users)
-            items, counts = split.wanted.of(every)
-            learner.score(network.export(), split.vectors, items, np.repeat(every, counts))
-            moved = learner.place()
-        largest = learner.structure.index().sizes().max()
+        began, ends = time.monotonic(), number == schedule.rounds
+        losses = [learning.epoch() for _ in range(schedule.last if ends else schedule.epochs)]
+        moved = 0 if ends or schedule.frozen else learning.place()
+        largest = learning.learner.structure.index().sizes().max()
         took = time.monotonic() - began
-        say(f"structure loss {loss:.3f}, {moved} items moved, largest path {largest}, {took:.0f} s")
-    return Learned(network.export(), learner)
-
-
-def _epoch(  # noqa: PLR0917 - everything that an epoch reads or changes
-    split: Halves,
-    network: StructureNetwork,
-    learner: StructureLearner,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    rng: np.random.Generator,
-) -> float:
-    order, losses = rng.permutation(len(split.vectors)), []
-    for start in range(0, len(order), schedule.batch):
-        batch = order[start : start + schedule.batch]
-        items, rows = _drawn(split.wanted, batch, schedule.pairs, rng)
-        if not len(items):
-            continue
-        x = torch.from_numpy(split.vectors[batch])
-        paths = torch.from_numpy(learner.paths(items))
-        loss = structure_loss(network, x, torch.from_numpy(rows), paths).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return float(np.mean(losses))
-
-
-def _drawn(lists: Lists, users: I64, pairs: int, rng: np.random.Generator) -> tuple[I64, I64]:
-    """Up to `pairs` items of each of `users`, and the user's place among them."""
-    items, counts = lists.of(users)
-    owner = np.repeat(np.arange(len(users)), counts)
-    order = np.lexsort((rng.random(len(items)), owner))
-    first = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts) < pairs
-    return items[order][first], owner[order][first]
+        say(f"structure loss {losses[-1]:.3f}, {moved} items moved, largest path {largest}, {took:.0f} s")
+    return Learned(learning.network.export(), learning.learner)
 
 
 def recommend(

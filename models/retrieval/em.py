@@ -17,7 +17,7 @@ from numba import types
 from numpy.typing import NDArray
 
 from models.retrieval.beam import Beams
-from models.retrieval.compiled import F32, F64, VOID, kernel, made, taken
+from models.retrieval.compiled import BOOL, F32, F64, VOID, kernel, made, taken
 from models.retrieval.compiled import I64 as INT64
 from models.retrieval.inverted import path_sizes
 
@@ -27,6 +27,7 @@ Floats = NDArray[np.float32]
 
 _PATHS, _SCORES = made(types.int32, 2), made(F32, 2)
 _ROWS = taken(INT64, 1)
+_BEAM, _PROBS = taken(types.int32, 1), taken(F32, 1)
 
 
 @dataclass(slots=True)
@@ -115,37 +116,56 @@ def _check_rows(name: str, rows: I64, count: int) -> None:
         raise ValueError(f"{name}: rows {rows.min()} to {rows.max()}; legal is 0 to {count - 1}")
 
 
-@kernel(VOID(taken(types.int32, 1), taken(F32, 1), F32, made(types.int32, 1), made(F32, 1)))
-def _enter(beam: Any, probs: Any, decay: Any, paths: Any, scores: Any) -> None:
-    """One pair: the user's beam into the item's list."""
-    size = paths.shape[0]
+@kernel(INT64(types.int32, INT64))
+def _place(path: Any, mask: Any) -> Any:
+    """Where the search for `path` starts in a hash table of `mask` + 1 places."""
+    return (np.int64(path) * np.int64(0x9E3779B1) >> np.int64(15)) & mask
+
+
+@kernel(VOID(_BEAM, made(types.int32, 1)))
+def _fill(beam: Any, table: Any) -> None:
+    """The hash table of a beam: its places by path."""
+    mask = np.int64(table.shape[0] - 1)
+    table[:] = -1
+    for b in range(beam.shape[0]):
+        at = _place(beam[b], mask)
+        while table[at] >= 0:
+            at = (at + 1) & mask
+        table[at] = b
+
+
+@kernel(VOID(_BEAM, _PROBS, F32, made(types.int32, 1), made(F32, 1), made(types.int32, 1), made(BOOL, 1)))
+def _enter(  # noqa: PLR0917 - a kernel takes as many arrays as it takes
+    beam: Any, probs: Any, decay: Any, paths: Any, scores: Any, table: Any, known: Any
+) -> None:
+    """One pair: the user's beam, whose hash table is `table`, into the item's list; `known` is scratch."""
+    size, mask = paths.shape[0], np.int64(table.shape[0] - 1)
     start = np.float32(0.0)
     if paths[size - 1] >= 0:
         start = decay * scores.min()
+    known[:] = False
     recorded = 0
-    for s in range(size):
-        scores[s] *= decay
-        recorded += paths[s] >= 0
-    before = recorded
-    entered = np.zeros(beam.shape[0], np.bool_)
+    while recorded < size and paths[recorded] >= 0:
+        at = _place(paths[recorded], mask)
+        while table[at] >= 0 and beam[table[at]] != paths[recorded]:
+            at = (at + 1) & mask
+        scores[recorded] *= decay
+        if table[at] >= 0:
+            scores[recorded] += probs[table[at]]
+            known[table[at]] = True
+        recorded += 1
+    lowest = scores.argmin()
     for b in range(beam.shape[0]):
-        for s in range(before):
-            if paths[s] == beam[b]:
-                scores[s] += probs[b]
-                entered[b] = True
-                break
-    for b in range(beam.shape[0]):
-        if entered[b]:
-            continue
         score = start + probs[b]
-        at = recorded
-        if recorded == size:
-            at = scores.argmin()
-            if scores[at] >= score:
-                continue
-        else:
+        if known[b] or (recorded == size and scores[lowest] >= score):
+            continue
+        at = lowest
+        if recorded < size:
+            at = recorded
             recorded += 1
         paths[at], scores[at] = beam[b], score
+        if recorded == size:
+            lowest = scores.argmin()
 
 
 @kernel(
@@ -154,9 +174,17 @@ def _enter(beam: Any, probs: Any, decay: Any, paths: Any, scores: Any) -> None:
 def _update(  # noqa: PLR0917 - a kernel takes as many arrays as it takes
     items: Any, users: Any, beams: Any, probs: Any, decay: Any, paths: Any, scores: Any, weights: Any
 ) -> None:
+    width, places = beams.shape[1], 2
+    while places < 2 * width:
+        places *= 2
+    table, known = np.empty(places, np.int32), np.empty(width, np.bool_)
+    filled = np.int64(-1)
     for i in range(items.shape[0]):
         item, user = items[i], users[i]
-        _enter(beams[user], probs[user], decay, paths[item], scores[item])
+        if user != filled:
+            _fill(beams[user], table)
+            filled = user
+        _enter(beams[user], probs[user], decay, paths[item], scores[item], table, known)
         weights[item] = decay * weights[item] + np.float32(1.0)
 
 

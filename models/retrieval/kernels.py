@@ -8,7 +8,7 @@ Shapes: D layers, K nodes, H hidden units, `dim` floats a user. The code of a pr
 # ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numba import types
@@ -23,6 +23,7 @@ _INT, _INT_IN = types.int32, taken(types.int32, 1)
 _INT1, _INT2 = made(_INT, 1), made(_INT, 2)
 _CODES = made(I64, 1)
 _WEIGHTS = (_IN3, _IN2, _IN3, _IN3, _IN2)
+_AHEAD: Final = 8
 
 
 @kernel(VOID(_IN1, _IN2, I64, _OUT1))
@@ -164,14 +165,11 @@ def search(
             paths[n, p], log_probs[n, p] = codes[p], scores[p]
 
 
-@kernel(I64(_INT_IN, I64, taken(I64, 1), _INT_IN, I64, _IN2, _INT1, _INT1))
-def collect(
-    paths: Any, count: Any, offsets: Any, members: Any, limit: Any, vectors: Any, seen: Any, rows: Any
-) -> Any:
+@kernel(I64(_INT_IN, I64, taken(I64, 1), _INT_IN, I64, _INT1, _INT1))
+def collect(paths: Any, count: Any, offsets: Any, members: Any, limit: Any, seen: Any, rows: Any) -> Any:
     """The distinct items on the first `count` of `paths`, in that order, at most `limit`; how many.
 
-    Their rows of `vectors` are on their way to the cache by then. `seen` is a scratch hash table of a power
-    of two above `limit` entries.
+    `seen` is a scratch hash table of a power of two above `limit` entries.
     """
     mask = np.int64(seen.shape[0] - 1)
     seen[:] = -1
@@ -187,18 +185,30 @@ def collect(
                 seen[place] = row
                 rows[found] = row
                 found += 1
-                for column in range(0, vectors.shape[1], LINE_FLOATS):
-                    prefetch(vectors, np.int64(row), np.int64(column))
                 if found == limit:
                     return found
     return found
 
 
+@kernel(VOID(_IN2, _IN2, I64))
+def _fetch(vectors: Any, bias: Any, row: Any) -> None:
+    for column in range(0, vectors.shape[1], LINE_FLOATS):
+        prefetch(vectors, row, np.int64(column))
+    prefetch(bias, np.int64(0), row)
+
+
 @kernel(I64(_IN1, _INT_IN, I64, _IN2, _IN1, I64, _CODES, _OUT1))
 def rerank(x: Any, rows: Any, count: Any, vectors: Any, bias: Any, top: Any, best: Any, scores: Any) -> Any:
-    """The `top` rows by x @ vectors[row] + bias[row], best first, into `best` and `scores`; how many."""
-    kept = 0
+    """The `top` rows by x @ vectors[row] + bias[row], best first, into `best` and `scores`; how many.
+
+    A row is asked for `_AHEAD` rows before its turn: more at once than the core can wait for are asked twice.
+    """
+    kept, biases = 0, bias.reshape(1, bias.shape[0])
+    for i in range(min(_AHEAD, count)):
+        _fetch(vectors, biases, np.int64(rows[i]))
     for i in range(count):
+        if i + _AHEAD < count:
+            _fetch(vectors, biases, np.int64(rows[i + _AHEAD]))
         row = rows[i]
         score = bias[row]
         for d in range(x.shape[0]):
@@ -247,7 +257,7 @@ def retrieve(
         size = _search(parts, node_in, out, out_bias, beam, codes, beams, next_codes, next_beams)
         for p in range(size):
             paths[p] = codes[p]
-        found = collect(paths, size, offsets, members, limit, vectors, seen, rows)
+        found = collect(paths, size, offsets, members, limit, seen, rows)
         kept = rerank(users[n], rows, found, vectors, bias, top, top_rows, top_scores)
         counts[n], reranked[n] = kept, found
         for i in range(kept):
