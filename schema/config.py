@@ -303,16 +303,21 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 class RetrievalConfig(Section, frozen=True, kw_only=True):
     """Deep Retrieval: candidates learned in the stream. Without it they are the popular and recent items.
 
-    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
-    user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
-    of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
+    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A user
+    and an item belong together where the task `positives` (the first one if unset) has label 1. An item's
+    vector and bias are the sum of the rows of its feature ids in `table`, which is retrieval's own: a vector
+    is one float narrower than a row. A user's vector pools those of the items of `history`; `user_id` adds
+    one of the user's own. Beside a batch's positives, the softmax is over `negatives` items drawn evenly.
+    `beam` paths are kept a layer, and at most `rerank` of their items reranked.
     `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
     penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
     `sweeps` passes follows every `placement_rows` pairs.
     """
 
     history: Name
-    table: Name = "embedding"
+    positives: Name | None = None
+    table: Name = "retrieval"
+    negatives: Positive = 64
     nodes: Annotated[int, Meta(ge=2, le=65536)] = 100
     depth: Annotated[int, Meta(ge=1, le=6)] = 2
     paths: Annotated[int, Meta(ge=1, le=16)] = 3

@@ -19,6 +19,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import SavedEvaluation
 from trainer.guard import SavedGuard
 from trainer.lost import Loss
+from trainer.retrieval import SavedRetrieval
 
 _CHECKSUM: Final = 4
 
@@ -52,6 +53,7 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     pushed: list[list[tuple[int, int, int]]]
     lost: list[Loss]
     guard: SavedGuard | None = None
+    retrieval: SavedRetrieval | None = None
 
 
 def write_checkpoint(path: Path, image: Image) -> None:

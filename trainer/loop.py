@@ -93,7 +93,7 @@ class Trainer:
         self.state = TrainerState(config, self._learner, client.shards)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
-        self._publisher = Publisher(client, config.sync.dense_seconds, clock)
+        self._publisher = Publisher(client, config.sync.dense_seconds, clock, self._learner.retrieval)
         # it may have come back without the last version
         restarted = self._publisher.forget
         self._shards = Shards(client, settings.trainer_id, self.state.watch, self._lost, restarted)
@@ -232,7 +232,7 @@ class Trainer:
         """One step; the predictions f32 (n, T), None if its gradients were refused."""
         batch, record = ahead.batch, ahead.record
         step = self.state.counters.step + 1 if record is None else record.step
-        computed = self._learner.compute(fetched, step)
+        computed = self._compute(fetched, batch, step)
         telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
@@ -247,6 +247,16 @@ class Trainer:
         self._lane.push(lambda: self._push(step, batch, gradients))
         self._learner.apply()
         return record.prediction_matrix()
+
+    def _compute(self, fetched: Fetched, batch: RowBatch, step: int) -> Computed:
+        """Compute the ranker's part, while retrieval's rows are fetched, and then retrieval's."""
+        learner = self._learner
+        wanted = learner.seek(batch.pieces, step)
+        if wanted is None:
+            return learner.compute(fetched, step)
+        rows = self._lane.fetch(lambda: learner.rows(wanted))
+        computed = learner.compute(fetched, step)
+        return learner.compute_retrieval(wanted, rows.result(), computed)
 
     def _journal(self, ahead: _Ahead, step: int, computed: Computed) -> StepRecord:
         batch, predictions = ahead.batch, computed.predictions.tobytes()

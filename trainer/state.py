@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.retrieval.delta import StructureError
 from schema.config import Config
 from schema.records import F32
 from trainer.baseline import LogOddsBaseline
@@ -21,6 +22,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.lost import Loss, LossWatch
+from trainer.retrieval import SavedRetrieval
 from trainer.step import Learner
 
 
@@ -91,6 +93,7 @@ class TrainerState:
             "guard": None
             if self.guard is None
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
+            "retrieval": None if self._learner.retrieval is None else self._learner.retrieval.report(),
             **self.evaluation.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
@@ -124,6 +127,7 @@ class TrainerState:
             self.watch.state(),
             self.lost,
             None if self.guard is None else self.guard.state(),
+            None if learner.retrieval is None else learner.retrieval.saved(),
         )
 
     def restore(self, image: Image) -> None:
@@ -135,7 +139,7 @@ class TrainerState:
         for name, have, want in (("topic", image.topic, self._topic), ("tasks", image.tasks, self.tasks)):
             if have != want:
                 raise _misfit(f"{name}: {have!r} in the checkpoint; configured is {want!r}")
-        self._restore_torch(image.torch)
+        self._restore_torch(image.torch, image.retrieval)
         self.counters = image.counters
         self.positions = dict(image.positions)
         self.duplicates.restore(image.duplicates)
@@ -148,13 +152,15 @@ class TrainerState:
         self.watch.restore(image.pushed)
         self.lost = list(image.lost)
 
-    def _restore_torch(self, blob: bytes) -> None:
+    def _restore_torch(self, blob: bytes, retrieval: SavedRetrieval | None) -> None:
         try:
             saved = torch.load(io.BytesIO(blob), weights_only=True)
             self._learner.model.load_state_dict(saved["model"])
             self._learner.optimizer.load_state_dict(saved["optimizer"])
+            if self._learner.retrieval is not None and retrieval is not None:
+                self._learner.retrieval.restore(retrieval)
             torch.set_rng_state(saved["random"])
-        except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (StructureError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise _misfit(f"model: {error}") from error
 
 
