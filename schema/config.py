@@ -400,8 +400,10 @@ class ReplicaConfig(Section, frozen=True, kw_only=True):
 
 
 class ServingConfig(Section, frozen=True, kw_only=True):
-    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`.
+    """The replicas, and how a feed is made: `candidates` items ranked to `feed_size`.
 
+    Of the candidates `recent_share` are the newest items. The others are the most popular ones, or, where
+    retrieval has learned, `popular_share` of all the most popular and the rest retrieved.
     Of all positions, `explore_share` show an item at random. With an `api_key`, /v1 requests need it in the
     header X-API-Key; at most `max_requests` are worked on at once, and further ones are told to come again.
     Per topic, `spool_mb` may wait on disk while Kafka is away.
@@ -410,6 +412,7 @@ class ServingConfig(Section, frozen=True, kw_only=True):
     replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
     candidates: Positive = 100
     recent_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    popular_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     popularity_half_life_seconds: PositiveSeconds = 3600.0
     torch_threads: Positive = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from schema.config import Config, TableConfig
+from schema.config import Config, ServingConfig, TableConfig
 from schema.errors import ConfigError
 
 PATHS_LIMIT = 1 << 26
@@ -42,6 +42,14 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"serving.candidates: {config.serving.candidates}; "
             f"legal is at least serving.feed_size, {config.serving.feed_size}"
+        )
+
+
+def _check_shares(serving: ServingConfig) -> None:
+    if serving.recent_share + serving.popular_share > 1:
+        raise ConfigError(
+            f"serving.popular_share: {serving.popular_share:g}; legal is at most what serving.recent_share "
+            f"leaves, {1 - serving.recent_share:g}"
         )
 
 
@@ -118,6 +126,7 @@ def _check_retrieval(config: Config) -> None:
     retrieval = config.retrieval
     if retrieval is None:
         return
+    _check_shares(config.serving)
     sources = {s.source for s in config.features.slots}
     histories = [h.name for h in config.features.histories if f"history.{h.name}" in sources]
     _one_of("retrieval.history", retrieval.history, histories)

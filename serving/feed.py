@@ -6,6 +6,7 @@ Knows no HTTP: takes values and returns values.
 from __future__ import annotations
 
 import uuid
+from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +19,14 @@ from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
 from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
 from serving.audit import Audit
+from serving.candidates import Candidates, Origin
 from serving.exploration import slate
 from serving.intake import Intake
 from serving.outbox import Outbox
 from serving.ranker import Ranker, Ranking
 
 _FEEDS: Final = Counter("headwater_feeds", "Feeds answered, by how they were ordered.", ["order"])
+_SHOWN: Final = Counter("headwater_shown_items", "Items shown, by where they came from.", ["origin"])
 _SECONDS: Final = Histogram(
     "headwater_feed_seconds",
     "Time to choose, rank and log a feed.",
@@ -39,7 +42,8 @@ class NoCandidates(HeadwaterError):  # noqa: N818 - named for the state
 class Feed:
     """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity.
 
-    `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`.
+    `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`; `origins` (k,) is where
+    each item comes from.
     """
 
     request_id: str
@@ -50,9 +54,10 @@ class Feed:
     final: F32 | None
     propensities: F32
     explored: NDArray[np.bool_]
+    origins: tuple[Origin, ...]
 
 
-Retrieve = Callable[[int, Moment], Sequence[int]]
+Retrieve = Callable[[int, Moment], Candidates]
 """The first stage: the candidates for a user at a moment, the best first."""
 
 
@@ -94,11 +99,22 @@ class FeedMaker:
         self._audit = audit
         self._clock = clock
         self._made = 0
+        self._shown = [0] * len(Origin)
 
     @property
     def made(self) -> int:
         """How many feeds have been made."""
         return self._made
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """How many items have been shown, by where they came from."""
+        return {origin.name.lower(): self._shown[origin] for origin in Origin}
+
+    def _note(self, origins: Sequence[Origin]) -> None:
+        for origin, count in Counts(origins).items():
+            self._shown[origin] += count
+            _SHOWN.labels(origin.name.lower()).inc(count)
 
     def feed(self, user_id: int, surface: int, size: int) -> Feed:
         """The best `size` candidates for `user_id` now, or all where there are fewer.
@@ -112,23 +128,24 @@ class FeedMaker:
         with _SECONDS.time():
             moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
             candidates = self._retrieve(user_id, moment)
-            if not candidates:
+            if not candidates.items:
                 raise NoCandidates(
                     "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
                 )
             feed, log = self._make(candidates, user_id, moment, size)
         self._logs.offer(log)
         self._made += 1
+        self._note(feed.origins)
         if feed.final is not None:
             self._served(self._clock())
         _FEEDS.labels("popularity" if feed.final is None else "ranked").inc()
         return feed
 
     def _make(
-        self, candidates: Sequence[int], user_id: int, moment: Moment, size: int
+        self, candidates: Candidates, user_id: int, moment: Moment, size: int
     ) -> tuple[Feed, FeatureLog]:
         catalogue = self._intake.catalogue
-        user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates]
+        user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates.items]
         ranking = self._ranker.rank(self._builder.build(user, moment, items), len(items))
         request = uuid.uuid4()
         rng = np.random.default_rng(request.int)
@@ -138,12 +155,13 @@ class FeedMaker:
         feed = Feed(
             request.hex,
             moment.event_time,
-            tuple(candidates[i] for i in chosen.chosen),
+            tuple(candidates.items[i] for i in chosen.chosen),
             ranking.version,
             scored[0],
             scored[1],
             chosen.propensities,
             chosen.explored,
+            tuple(candidates.origins[i] for i in chosen.chosen),
         )
         log = _log_of(feed, user_id, moment.surface, shown)
         self._audit.note(log, ranking)
@@ -169,4 +187,5 @@ def _log_of(feed: Feed, user_id: int, surface: int, shown: Features) -> FeatureL
         features=shown,
         scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
         propensities=column(feed.propensities, "<f4"),
+        origins=bytes(feed.origins),
     )

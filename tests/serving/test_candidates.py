@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.candidates import mix
+from serving.candidates import Candidates
 
 
 @dataclass(frozen=True)
