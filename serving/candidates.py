@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import chain
+from itertools import chain, repeat
 from typing import Self
 
 from schema.config import ServingConfig
@@ -63,8 +63,8 @@ _Lists = Sequence[tuple[Origin, Sequence[int], int]]
 def _blend(lists: _Lists, count: int) -> tuple[tuple[int, ...], tuple[Origin, ...]]:
     """At most `count` distinct items: of each list in turn its number, then what is left of each."""
     ordered = chain(
-        *(((item, origin) for item in items[:share]) for origin, items, share in lists),
-        *(((item, origin) for item in items[share:]) for origin, items, share in lists),
+        *(zip(items[:share], repeat(origin), strict=False) for origin, items, share in lists),
+        *(zip(items[share:], repeat(origin), strict=False) for origin, items, share in lists),
     )
     chosen: dict[int, Origin] = {}
     for item, origin in ordered:

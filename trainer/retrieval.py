@@ -31,6 +31,7 @@ from trainer.entries import Piece
 from trainer.quest import Quest, SavedQuest
 
 _FREQUENCY_DECAY: Final = 0.999
+_MOST: Final = 1 - 1e-9
 
 
 class SavedRetrieval(msgspec.Struct, frozen=True, array_like=True):
@@ -186,7 +187,7 @@ class Retrieval:
     def _candidates(self, batch: Wanted, summed: Tensor) -> Candidates:
         structure = self.learner.structure
         rows = structure.rows_of(batch.items[batch.candidates])
-        even = -np.expm1(self._config.negatives * np.log1p(-1 / (structure.rows + 1)))
+        even = min(-np.expm1(self._config.negatives * np.log1p(-1 / (structure.rows + 1))), _MOST)
         log_q = self._frequencies.log_inclusion(rows, len(batch.users), even)
         chosen = summed[torch.from_numpy(batch.candidates)]
         return Candidates(chosen[:, : self._dim], chosen[:, self._dim], torch.from_numpy(log_q))

@@ -60,13 +60,20 @@ class Shipper:
         grown = sum(map(len, self._chain)) > max(self._snapshot_bytes // 2, _LEAST)
         if self._at is None or self._at[0] != here[0] or grown:
             snapshot = self._structure.changes_since(0, here[0]).encode()
-            self._chain, self._snapshot_bytes = [], len(snapshot)
+            # who is where the last shipment led needs no snapshot
+            self._chain, self._snapshot_bytes = self._step(here) if grown else [], len(snapshot)
             made.append((STRUCTURE, snapshot))
-        elif self._at != here:
-            self._chain.append(self._structure.changes_since(self._at[1], here[0]).encode())
+        else:
+            self._chain += self._step(here)
         self._at = here
         shipment = Shipment(weights, *here, self._structure.digest(), tuple(self._chain))
         return [*made, (RETRIEVAL, msgspec.msgpack.encode(shipment))]
+
+    def _step(self, here: tuple[int, int]) -> list[bytes]:
+        """The changes since the last shipment, if there are any, up to `here`."""
+        if self._at is None or self._at == here or self._at[0] != here[0]:
+            return []
+        return [self._structure.changes_since(self._at[1], here[0]).encode()]
 
 
 def decode_shipment(data: bytes) -> Shipment:
