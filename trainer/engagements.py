@@ -6,7 +6,7 @@ Pure: samples in, arrays out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -40,6 +40,14 @@ class Engagements:
     own: U64 | None
     users: I64
     engaged: I64
+
+    def joined(self, items: I64, contents: U64) -> Engagements:
+        """With further `items` (k,) and their feature ids (k, WIDTH); what is shown stays as it is."""
+        new = ~np.isin(items, self.shown)
+        shown = np.concatenate([self.shown, items[new]])
+        order = np.argsort(shown)
+        both = np.concatenate([self.contents, contents[new]])
+        return replace(self, shown=shown[order], contents=both[order])
 
 
 @dataclass(frozen=True, slots=True)

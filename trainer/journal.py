@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from schema.records import F32
+from trainer.arrivals import Arrived
 from trainer.entries import Run
 from trainer.errors import RecoveryError
 
@@ -28,7 +29,7 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True):
 
     `settled`: its vectors were pulled when all pushes before it had been applied, not all but the last.
     `step` is that of the last push where the step had no rows, and so no push. `refused`: its gradients
-    were not finite and nothing learned from it.
+    were not finite and nothing learned from it. `arrived`: the items that it took from the catalogue.
     """
 
     step: int
@@ -37,6 +38,7 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True):
     predictions: bytes
     refused: bool = False
     settled: bool = True
+    arrived: Arrived = Arrived()
 
     def prediction_matrix(self) -> F32:
         """Shape (rows, T)."""

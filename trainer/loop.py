@@ -25,6 +25,7 @@ from schema.config import Config
 from schema.records import F32, DeadLetter
 from schema.stages import Traced, pack
 from trainer import telemetry
+from trainer.arrivals import Arrivals, Arrived
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
 from trainer.errors import RecoveryError
@@ -73,6 +74,7 @@ class Trainer:
         dead_letter: takes what cannot be used; after a crash it may be told again.
         clock: seconds.
         lane: where the shards are asked.
+        arrivals: where new items come from, if retrieval is to know of them before anybody has seen them.
     """
 
     def __init__(
@@ -85,9 +87,11 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
+        self._arrivals = arrivals
         self._traces = settings.traces_per_step
         self._learner = Learner(config, client)
         self.state = TrainerState(config, self._learner, client.shards)
@@ -232,11 +236,12 @@ class Trainer:
         """One step; the predictions f32 (n, T), None if its gradients were refused."""
         batch, record = ahead.batch, ahead.record
         step = self.state.counters.step + 1 if record is None else record.step
-        computed = self._compute(fetched, batch, step)
+        arrived = self._arrived() if record is None else record.arrived
+        computed = self._compute(fetched, batch, step, arrived)
         telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
-            record = self._journal(ahead, step, computed)
+            record = self._journal(ahead, step, computed, arrived)
         else:
             _check_replay(batch, record)
         self.state.counters.step = record.step
@@ -248,20 +253,28 @@ class Trainer:
         self._learner.apply()
         return record.prediction_matrix()
 
-    def _compute(self, fetched: Fetched, batch: RowBatch, step: int) -> Computed:
+    def _arrived(self) -> Arrived:
+        """The items that the next step takes from the catalogue."""
+        retrieval = self._learner.retrieval
+        if retrieval is None or self._arrivals is None:
+            return Arrived()
+        return self._arrivals.take(retrieval.learner.structure.__contains__)
+
+    def _compute(self, fetched: Fetched, batch: RowBatch, step: int, arrived: Arrived) -> Computed:
         """Compute the ranker's part, while retrieval's rows are fetched, and then retrieval's."""
         learner = self._learner
-        wanted = learner.seek(batch.pieces, step)
+        wanted = learner.seek(batch.pieces, step, arrived)
         if wanted is None:
             return learner.compute(fetched, step)
         rows = self._lane.fetch(lambda: learner.rows(wanted))
         computed = learner.compute(fetched, step)
         return learner.compute_retrieval(wanted, rows.result(), computed)
 
-    def _journal(self, ahead: _Ahead, step: int, computed: Computed) -> StepRecord:
+    def _journal(self, ahead: _Ahead, step: int, computed: Computed, arrived: Arrived) -> StepRecord:
         batch, predictions = ahead.batch, computed.predictions.tobytes()
         refused = computed.gradients is None
-        record = StepRecord(step, tuple(batch.runs), batch.rows, predictions, refused, ahead.settled)
+        runs, rows = tuple(batch.runs), batch.rows
+        record = StepRecord(step, runs, rows, predictions, refused, ahead.settled, arrived)
         self._store.append(record)
         return record
 

@@ -18,6 +18,7 @@ from schema.codec import DEAD_LETTERS
 from schema.config import Config
 from schema.records import DeadLetter
 from trainer import telemetry
+from trainer.arrivals import CatalogueArrivals
 from trainer.feed import Feed
 from trainer.loop import Trainer
 from trainer.messages import MessageReader
@@ -86,7 +87,15 @@ def _build(config: Config, stack: ExitStack) -> Trainer:
     stack.callback(source.stop)
     client = stack.enter_context(ParameterClient(config.parameter_server))
     feed = Feed(source, range(samples.partitions))
-    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter))
+    arrivals = None if config.retrieval is None else _arrivals(config, stack)
+    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter), arrivals=arrivals)
     # before the client, so that nothing is asked of a closed one
     stack.callback(trainer.close)
     return trainer
+
+
+def _arrivals(config: Config, stack: ExitStack) -> CatalogueArrivals:
+    arrivals = CatalogueArrivals(config)
+    stack.callback(arrivals.stop)
+    arrivals.start()
+    return arrivals

@@ -26,6 +26,7 @@ from models.retrieval.shipping import Shipper
 from models.retrieval.weights import BeamWeights
 from schema.config import Config, RetrievalConfig
 from schema.records import F32, I64, U64
+from trainer.arrivals import Arrived
 from trainer.engagements import EngagementReader, Wanted, wanted
 from trainer.entries import Piece
 from trainer.quest import Quest, SavedQuest
@@ -67,9 +68,12 @@ class Retrieval:
         self._shipper = Shipper(self.learner.structure)
         self._said: dict[str, Any] = {}
 
-    def prepare(self, pieces: Sequence[Piece], step: int) -> Wanted:
-        """What `step` needs for the rows of `pieces`, of which there is at least one."""
-        return wanted(self._reader.read(pieces), self._drawn(step), self.learner.structure, self._contents)
+    def prepare(self, pieces: Sequence[Piece], step: int, arrived: Arrived) -> Wanted:
+        """What `step` needs for the rows of `pieces`, of which there is at least one, and for new items."""
+        read = self._reader.read(pieces)
+        if arrived.items:
+            read = read.joined(arrived.item_ids(), arrived.feature_ids())
+        return wanted(read, self._drawn(step), self.learner.structure, self._contents)
 
     def learn(self, batch: Wanted, rows: F32) -> tuple[U64, F32] | None:
         """Place and score the batch's items, and find the gradients; change no dense parameter.

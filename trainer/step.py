@@ -19,6 +19,7 @@ from models.heads import Heads, Targets
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64
+from trainer.arrivals import Arrived
 from trainer.engagements import Wanted
 from trainer.entries import Piece
 from trainer.retrieval import Retrieval
@@ -109,9 +110,12 @@ class Learner:
         predictions, gradients = self.learn(fetched.prepared, fetched.vectors, step)
         return Computed(predictions, gradients, self._clock() - start)
 
-    def seek(self, pieces: Sequence[Piece], step: int) -> Wanted | None:
-        """What retrieval needs to learn from `pieces` in `step`; None where it is not configured."""
-        return None if self.retrieval is None else self.retrieval.prepare(pieces, step)
+    def seek(self, pieces: Sequence[Piece], step: int, arrived: Arrived) -> Wanted | None:
+        """What retrieval needs to learn from `pieces` in `step`; None where it is not configured.
+
+        `arrived` are items that nobody has seen yet.
+        """
+        return None if self.retrieval is None else self.retrieval.prepare(pieces, step, arrived)
 
     def rows(self, wanted: Wanted) -> F32:
         """The rows that `wanted` names, as the shards have them now. Safe beside `compute`."""

@@ -25,6 +25,7 @@ from schema.config import Config
 from schema.records import DeadLetter, SampleBlock, column
 from tests.trainer.fakes import Clock, FakeLog, FakeServer, FragileStore, Inline, Killed, Killer, Lazy
 from tests.trainer.make import DIM, TASKS, JoinerModel, block, config, pairs_of
+from trainer.arrivals import Arrivals
 from trainer.errors import RecoveryError
 from trainer.feed import Feed
 from trainer.lane import Lane
@@ -45,6 +46,7 @@ class World:
     letters: list[DeadLetter]
     store: FragileStore | None = None
     executor: Callable[[], Executor] = Inline
+    arrivals: Callable[[], Arrivals] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,8 +61,10 @@ class World:
         self.store = FragileStore(self.folder, self.killer)
         feed = Feed(self.log, range(2), self.clock)
         lane = Lane(self.executor())
+        arrivals = None if self.arrivals is None else self.arrivals()
+        letters, clock = self.letters.append, self.clock
         return Trainer(
-            self.config, feed, self.server, self.store, self.letters.append, clock=self.clock, lane=lane
+            self.config, feed, self.server, self.store, letters, clock=clock, lane=lane, arrivals=arrivals
         )
 
     def start(self) -> Trainer:
@@ -92,6 +96,7 @@ def world(
     *,
     learning: bool = False,
     executor: Callable[[], Executor] = Inline,
+    arrivals: Callable[[], Arrivals] | None = None,
     **trainer: Any,
 ) -> World:
     defaults = {"baseline": True, "checkpoint_seconds": 4, "evaluation_window_seconds": 5}
@@ -100,7 +105,7 @@ def world(
     reader = MessageReader("training_samples", made.features, TASKS)
     log = FakeLog(messages, reader, clock)
     server = FakeServer(killer, clock, learning=learning)
-    return World(made, folder, killer, clock, log, server, [], executor=executor)
+    return World(made, folder, killer, clock, log, server, [], executor=executor, arrivals=arrivals)
 
 
 @pytest.fixture
