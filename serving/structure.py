@@ -30,7 +30,6 @@ from schema.records import F32, I64, U64
 _ITEMS: Final = Gauge("headwater_retrieval_items", "Items on the structure served.")
 _VERSION: Final = Gauge("headwater_retrieval_structure_version", "The version of the structure served.")
 _NOBODY: Final = -2
-_NO_IDS: Final = [0] * WIDTH
 _SNAPSHOTS: Final = Counter("headwater_retrieval_snapshots", "Times that the whole structure was fetched.")
 
 
@@ -157,5 +156,6 @@ class Updates:
             return
         ids = np.zeros((len(items), WIDTH), np.uint64)
         ids[:common] = self._ids[:common]
-        ids[rows] = [packed_row(self._encode(i).ids) if i >= 0 else _NO_IDS for i in items[rows].tolist()]
+        for row in rows.tolist():
+            ids[row] = packed_row(self._encode(int(items[row])).ids) if items[row] >= 0 else 0
         self._items, self._ids, self._parts = items, ids, Parts.of(ids)
