@@ -32,6 +32,16 @@ class RowBatch:
         """What is evaluated, shape (rows, T): not the late rows, which were counted before."""
         return np.concatenate([p.mask * (not p.late) for p in self.pieces])
 
+    def weights(self) -> F32:
+        """What each row counts for in the evaluation, shape (rows,): one over the chance of having been kept.
+
+        Where nobody engaged, that is; rows with a positive label are all kept.
+        """
+        log_keep = np.concatenate([p.log_keep for p in self.pieces])
+        engaged = self.labels().max(axis=1) > 0
+        weights: F32 = np.where(engaged, 1, np.exp(-log_keep)).astype(np.float32)
+        return weights
+
     def late_rows(self) -> int:
         """How many rows have been trained before."""
         return sum(len(p.items) for p in self.pieces if p.late)

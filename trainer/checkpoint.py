@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from trainer.baseline import SavedBaseline
+from trainer.by_user import SavedByUser
 from trainer.dedup import PartitionSeen
 from trainer.entries import Position
 from trainer.errors import RecoveryError
@@ -54,6 +55,7 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     lost: list[Loss]
     guard: SavedGuard | None = None
     retrieval: SavedRetrieval | None = None
+    by_user: SavedByUser | None = None
 
 
 def write_checkpoint(path: Path, image: Image) -> None:

@@ -15,6 +15,7 @@ from schema.config import Config
 from schema.records import F32
 from trainer.baseline import LogOddsBaseline
 from trainer.batches import RowBatch
+from trainer.by_user import ByUser
 from trainer.checkpoint import Counters, Image
 from trainer.dedup import DuplicateFilter
 from trainer.entries import Position
@@ -49,6 +50,7 @@ class TrainerState:
         self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
         self.baseline = LogOddsBaseline(len(self.tasks)) if trainer.baseline else None
         self.guard = None if trainer.guard is None else Guard(trainer.guard, self.tasks)
+        self.by_user = ByUser(self.tasks)
         self.baseline_evaluation = Evaluation(self.tasks, 0, zone, trainer.report_period)
 
     def read(self, batch: RowBatch) -> None:
@@ -65,17 +67,19 @@ class TrainerState:
         late = batch.late_rows()
         self.counters.rows += batch.rows - late
         self.counters.late_rows += late
-        self.evaluation.update(predictions, labels, mask, times)
+        weights = batch.weights()
+        self.evaluation.update(predictions, labels, mask, times, weights)
         surfaces = batch.of_rows([p.surface for p in batch.pieces])
-        self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        self.evaluation.update_surfaces(predictions, labels, mask, surfaces, weights)
+        users = batch.of_rows([p.user_id for p in batch.pieces])
+        self.by_user.update(predictions, labels, mask, weights, users)
         if self.guard is not None:
-            self.guard.update(predictions, labels, mask)
+            self.guard.update(predictions, labels, mask, weights)
         if self.baseline is not None:
             items = [p.items for p in batch.pieces]
-            users = batch.of_rows([p.user_id for p in batch.pieces])
             keys = (np.concatenate(items), users, surfaces)
-            scores = self.baseline.score_and_count(keys, labels, mask)
-            self.baseline_evaluation.update(scores, labels, mask, times)
+            scores = self.baseline.score_and_count(keys, labels, mask, weights)
+            self.baseline_evaluation.update(scores, labels, mask, times, weights)
 
     def report(self) -> dict[str, Any]:
         """Counters, losses and metrics."""
@@ -95,6 +99,7 @@ class TrainerState:
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
             "retrieval": None if self._learner.retrieval is None else self._learner.retrieval.report(),
             **self.evaluation.report(),
+            "user_auc": self.by_user.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
 
@@ -128,6 +133,7 @@ class TrainerState:
             self.lost,
             None if self.guard is None else self.guard.state(),
             None if learner.retrieval is None else learner.retrieval.saved(),
+            self.by_user.saved(),
         )
 
     def restore(self, image: Image) -> None:
@@ -149,6 +155,8 @@ class TrainerState:
             self.baseline_evaluation.restore(image.baseline[1])
         if self.guard is not None and image.guard is not None:
             self.guard.restore(image.guard)
+        if image.by_user is not None:
+            self.by_user.restore(image.by_user)
         self.watch.restore(image.pushed)
         self.lost = list(image.lost)
 
