@@ -65,11 +65,9 @@ def test_what_was_retrieved_is_of_all_that_was_shown() -> None:
     recent = {"recall": 0.4, "recall_of_popular": 0.2, "items": 90.0}
     learned = {"recent": recent, "overall": recent, "items": 2000, "version": 7, "largest_path": 12}
     seconds = {"p50": 0.0003, "p99": 0.001}
-    replicas = (
-        {"shown": {"popular": 10, "recent": 20, "retrieved": 70}, "retrieval": {"seconds": seconds}},
-        {"shown": {"popular": 90, "recent": 10, "retrieved": 0}, "retrieval": {"seconds": seconds}},
-        None,
-    )
+    shown = ({"popular": 10, "recent": 20, "retrieved": 70}, {"popular": 90, "recent": 10, "retrieved": 0})
+    more = [{**REPLICAS[0], "shown": counts, "retrieval": {"seconds": seconds}} for counts in shown]
+    replicas = (*more, None)
     final = Snapshot(TRAINER | {"retrieval": learned}, (), (), replicas)
     found = build_report(Outcome("simulated", 1.0, {}, 100, {}, {}, final))["retrieval"]
     assert found["share_of_shown"] == {"popular": 0.5, "recent": 0.15, "retrieved": 0.35}
