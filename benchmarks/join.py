@@ -281,6 +281,24 @@ def late_like(log: FeatureLog) -> ActionBatch:
     return ActionBatch(log.user_id, (Action(log.request_id, int(log.item_ids()[0]), "like", log.event_time),))
 
 
+def flood(count: int) -> float:
+    """What a tenth of garbage messages leaves of the records a second, one record each, without a broker."""
+    rng = random.Random(1)
+    sound = list(messages([feature_log(rng, i) for i in range(count)]))
+    rates = []
+    for garbage in (0, 0, count // 9):  # the first is to warm up
+        under_test = partition(MemoryStore(1))
+        values = [m.value for m in sound] + [rng.randbytes(800)] * garbage
+        rng.shuffle(values)
+        began = time.process_time()
+        for offset, value in enumerate(values):
+            under_test.receive(Side.FEATURES, Message(offset, BASE, value), 0)
+            if not offset % 64:
+                deliver(under_test)
+        rates.append(count / (time.process_time() - began))
+    return rates[2] / rates[1]
+
+
 def deliver(under_test: Partition) -> None:
     """As if the broker took everything at once."""
     for parcel in under_test.parcels():
@@ -323,6 +341,8 @@ def main(
         rates = [late_lookups(folder / str(i), min(requests, 30_000)) for i in range(rounds)]
         bench.measured["late_lookups"] = {"min": min(rates), "max": max(rates)}
         bench.bar("late_lookups_per_second", statistics.median(rates), at_least=20_000)
+        floods = [flood(min(requests, 20_000)) for _ in range(rounds)]
+        bench.measured["a_tenth_of_garbage_over_none"] = {"min": min(floods), "max": max(floods)}
     bench.finish()
 
 

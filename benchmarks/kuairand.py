@@ -2,12 +2,23 @@
 
 Claim: over the last four days of the log, scored before their labels were known, the online ranker's AUC is
 at least that of the nightly one for every task.
+
+The counters and histories that both sides have were chosen while looking at the days of the claim. So that a
+reader can judge how much of the gain is that choice, `--before 2022-05-01` measures the same claim on the
+four days before, and `--ablate` also leaves out one group of features at a time on the online side.
+
+What that gave (27 to 30 April, 63,060 exposures): the gains hold, .0042, .0030 and .0018 against LightGBM for
+click, long view and like. For click and long view every group helps, the history sizes most (.004), the
+others by less than .001. For like the days before would have chosen neither the last outcomes (.001 better
+without) nor attention (.005 better without). Within users LightGBM orders better there (.593 against .583 for
+click).
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +26,7 @@ import numpy as np
 import typer
 from feed_log import peer
 from feed_log.online import OnlineRanker, configured
-from feed_log.rows import TASKS, read
+from feed_log.rows import GROUPS, TASKS, read, without
 from harness import Benchmark
 
 from models.metrics import TaskMetrics, grouped_auc
@@ -33,6 +44,12 @@ _DAY_MS = 86_400_000
 def main(
     data: Annotated[Path, typer.Option(help="A folder of the form of KuaiRand-Pure's.")],
     exposures: Annotated[int | None, typer.Option(help="Read only so many.", min=20_000)] = None,
+    before: Annotated[
+        datetime | None, typer.Option(help="Read only what was before that day, China time.")
+    ] = None,
+    ablate: Annotated[  # noqa: FBT002 - a flag of the command
+        bool, typer.Option(help="Also without each group of features.")
+    ] = False,
 ) -> None:
     """Measure both over the log in DATA."""
     bench = Benchmark("kuairand")
@@ -43,6 +60,8 @@ def main(
         sys.exit(1)
     if exposures is not None:
         log = log.head(exposures)
+    if before is not None:
+        log = log.head(int(np.searchsorted(log.times, _start_of(before))))
     config = load_config(_CONFIG)
     began = time.monotonic()
     feed = read(log, config)
@@ -64,11 +83,23 @@ def main(
     bench.measured.update(sides)
     bench.measured["test_exposures"] = int(tested.sum())
     bench.measured["seconds"] = {"online": online_seconds, "lightgbm": nightly_seconds}
+    if ablate:
+        for group in GROUPS:
+            smaller = without(feed, group)
+            fewer = OnlineRanker(configured(config, smaller.names, attention=group != "attention"), smaller)
+            predictions = fewer.run(_progress(bench, len(feed.requests)))
+            sides[f"online without {group}"] = _quality(predictions[tested], *rows)
+        bench.measured.update(sides)
     _table(bench, sides)
     for task in TASKS:
         gain = sides["online"]["auc"][task] - sides["lightgbm"]["auc"][task]
         bench.bar(f"auc_gain_{task}", gain, at_least=0)
     bench.finish()
+
+
+def _start_of(day: datetime) -> int:
+    """Its midnight in China, Unix milliseconds."""
+    return round(day.replace(tzinfo=UTC).timestamp() * 1000) - _ZONE_MS
 
 
 def _progress(bench: Benchmark, total: int) -> Any:

@@ -96,7 +96,7 @@ class World:
         """Every id of an item or a user that a feed may look up, uint64."""
         builder = FeatureBuilder(config.features)
         encoded = [builder.item(p.id, p) for p in self.items] + [builder.user(p.id, p) for p in self.users]
-        found = {i for e in encoded for ids in e.ids for i in ids}
+        found = {i for e in encoded for slot in range(len(e.ids)) for i in e.slot(slot)}
         return np.array(sorted(found), np.uint64)
 
 

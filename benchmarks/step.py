@@ -86,10 +86,10 @@ def _batches(config: Config, messages: list[bytes], rows: int) -> list[list[Piec
         for entry in reader.entries(0, offset, message):
             if entry.block is None:
                 raise ValueError(f"message {offset}: {entry.dead}")
-            kept = piece(entry.block, entry.block.mask_matrix().astype(np.float32))
+            kept = piece(entry.block, entry.block.mask)
             if kept is not None:
                 batches[-1].append(kept)
-        if sum(len(p.items) for p in batches[-1]) >= rows:
+        if sum(len(p) for p in batches[-1]) >= rows:
             batches.append([])
     return [batch for batch in batches if batch]
 

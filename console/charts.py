@@ -11,9 +11,16 @@ DIM: Final = "#8b98a9"
 GRID: Final = "#202b3a"
 PALETTE: Final = ("#4cc9f0", "#f9a03f", "#b388ff", "#5dd39e", "#ff6b8b", "#c9d1d9")
 
-_COLOURS: Final = {"live": "#4cc9f0", "frozen": "#ff6b8b", "best possible": "#3a4a5f", "p99": "#f9a03f"}
+_COLOURS: Final = {
+    "live": "#4cc9f0",
+    "frozen": "#ff6b8b",
+    "best possible": "#3a4a5f",
+    "p99": "#f9a03f",
+    "evicted": "#ff6b8b",
+}
 _STAGES: Final = (
-    ("trained", "joined and trained", "#b388ff"),
+    ("joined", "joined", "#f9a03f"),
+    ("trained", "trained", "#b388ff"),
     ("applied", "published and applied", "#4cc9f0"),
     ("served", "served", "#5dd39e"),
 )

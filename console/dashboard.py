@@ -10,7 +10,7 @@ from nicegui import ui
 
 from console import charts, theme
 from console.roles import Answer
-from console.series import newest_stages, replica_rows
+from console.series import newest_stages, recovery_points, replica_rows
 from console.watch import EVERY_SECONDS, Watch
 
 _INTERVALS: Final = {1: "1 s", 2: "2 s", 5: "5 s", 10: "10 s", 30: "30 s", 60: "60 s"}
@@ -24,7 +24,6 @@ _COLUMNS: Final = {
     "feeds": "feeds",
     "spooled": "spooled",
 }
-_NOT_YET: Final = "Needs the recovery point of a whole deployment, which this version does not have yet."
 
 
 class Dashboard:
@@ -81,7 +80,8 @@ class Dashboard:
         calibration = "Predicted over observed; 1 is right."
         around_one = charts.lines(least=0, most=2, decimals=1)
         self._chart("calibration", "Calibration by task", calibration, around_one)
-        self._chart("rows", "Table rows by shard", "Growth and evictions.", charts.lines(decimals=0))
+        growth = "By shard now; evicted: those of all shards that have expired or made room."
+        self._chart("rows", "Table rows", growth, charts.lines(least=0))
 
     def _chart(
         self, name: str, title: str, text: str, options: dict[str, Any], *, wide: bool = False
@@ -103,12 +103,31 @@ class Dashboard:
                     "outlined dense dark"
                 ).classes("w-40").mark("interval")
                 self._trend = _button("Inject a trend", "trending_up", self._inject)
-                for label, icon in (("Recovery point", "save"), ("Roll back", "history")):
-                    with ui.element("span"):
-                        _button(label, icon, None).disable()
-                        ui.tooltip(_NOT_YET)
-                ui.html(f'<span class="hw-dim">{_NOT_YET}</span>', sanitize=False)
+                self._point = _button("Recovery point", "save", self._make_point)
+                self._points = ui.select({}, label="Point").props("outlined dense dark").classes("w-56")
+                self._back = _button("Roll back", "history", self._ask_back)
         self._roles = roles
+
+    async def _make_point(self) -> None:
+        self._point.disable()
+        answer = await self._roles.recovery_point()
+        _tell([answer], f"Recovery point {answer.body.get('number')} is made")
+
+    def _ask_back(self) -> None:
+        """Roll back, once that is confirmed: what was learned since the point is given up."""
+        number = self._points.value
+        with ui.dialog(value=True) as dialog, ui.card():
+            ui.label(
+                f"Return everything to recovery point {number}? What was learned since is learned again."
+            )
+
+            async def go() -> None:
+                dialog.close()
+                _tell([await self._roles.roll_back(number)], f"Returned to recovery point {number}")
+
+            with ui.row():
+                _button("Return to it", "history", go)
+                _button("Cancel", "close", dialog.close)
 
     async def _toggle_pause(self) -> None:
         paused = self._paused()
@@ -146,6 +165,13 @@ class Dashboard:
         self._table.set_content(_table(replica_rows(snapshot, self._watch.roles.frozen)))
         self._pause.set_text("Resume sync" if self._paused() else "Pause sync")
         self._trend.set_enabled(snapshot.simulation is not None)
+        points = recovery_points(snapshot)
+        self._point.set_enabled(points is not None)
+        self._back.set_enabled(bool(points))
+        if points and points != self._points.options:
+            kept = self._points.value if self._points.value in points else next(iter(points))
+            self._points.set_options(points, value=kept)
+        self._points.set_visibility(bool(points))
 
     def _figures(self) -> dict[str, str]:
         latest = self._watch.series.latest

@@ -14,6 +14,8 @@ import httpx
 from schema.config import Config
 
 _SECONDS: Final = 2.0
+_POINT_SECONDS: Final = 130.0
+"""For a recovery point: all shards have to write one, too."""
 _PHONE_FEED: Final = 5
 
 Report = dict[str, Any]
@@ -57,7 +59,7 @@ class Roles:
         self._feed_size = min(_PHONE_FEED, config.serving.feed_size)
         ops, hosts = config.ops_host, config.console.hosts
         trainer, joiner = hosts.get("trainer", ops), hosts.get("joiner", ops)
-        self._trainer = f"http://{trainer}:{config.trainer.ops_port}/report/trainer"
+        self._trainer = f"http://{trainer}:{config.trainer.ops_port}"
         self._simulation = f"http://{hosts.get('simulation', ops)}:{config.simulation.ops_port}"
         workers = range(config.streaming.workers)
         self._joiners = [f"http://{joiner}:{config.streaming.ops_port + i}/report/joiner" for i in workers]
@@ -70,7 +72,7 @@ class Roles:
         """The reports of all roles now."""
         replicas = [f"{url}/report/replica" for url in self.replicas]
         simulation = f"{self._simulation}/report/simulation"
-        urls = [self._trainer, simulation, *self._joiners, *self._shards, *replicas]
+        urls = [f"{self._trainer}/report/trainer", simulation, *self._joiners, *self._shards, *replicas]
         trainer, simulated, *rest = await asyncio.gather(*(self._report(url) for url in urls))
         joiners, shards = len(self._joiners), len(self._shards)
         return Snapshot(
@@ -86,6 +88,14 @@ class Roles:
         """Have every replica that is to go on learning take its rounds otherwise."""
         learning = [url for url, frozen in zip(self.replicas, self.frozen, strict=True) if not frozen]
         return [await self._post(f"{url}/v1/sync/settings", settings) for url in learning]
+
+    async def recovery_point(self) -> Answer:
+        """Have the trainer make a recovery point of the whole deployment now; it is described."""
+        return await self._post(f"{self._trainer}/command/recovery_point", {}, _POINT_SECONDS)
+
+    async def roll_back(self, number: int) -> Answer:
+        """Have everything return to the recovery point of that number; it is described."""
+        return await self._post(f"{self._trainer}/command/rollback", {"to": number}, _POINT_SECONDS)
 
     async def inject_trend(self, topic: int | None, strength: float) -> Answer:
         """Have a trend set in among the simulated users."""
@@ -123,9 +133,9 @@ class Roles:
                 break
         return answer
 
-    async def _post(self, url: str, body: Report) -> Answer:
+    async def _post(self, url: str, body: Report, seconds: float = _SECONDS) -> Answer:
         try:
-            answer = await self._http.post(url, json=body)
+            answer = await self._http.post(url, json=body, timeout=seconds)
         except httpx.HTTPError as error:
             return Answer(error=f"{url} does not answer ({type(error).__name__})")
         if answer.is_success:

@@ -80,9 +80,7 @@ def _levels(snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
             yield chart, task, value
     for index, shard in enumerate(snapshot.shards):
         yield "rows", f"shard {index}", None if shard is None else float(sum(shard["rows"].values()))
-    removed = _total(snapshot.shards, "evictions")
-    if removed:
-        yield "rows", "evicted", removed
+    yield "rows", "evicted", _total(snapshot.shards, "evictions")
     yield from _freshness(snapshot)
     yield from _interest(snapshot)
 
@@ -107,6 +105,17 @@ def _interest(snapshot: Snapshot) -> Iterable[tuple[str, str, float | None]]:
     for name, value in simulation["served_interest"].items():
         yield "interest", name, value
     yield "interest", "best possible", simulation.get("best_interest")
+
+
+def recovery_points(snapshot: Snapshot) -> dict[int, str] | None:
+    """The recovery points that can be returned to, by number, the newest first.
+
+    None where there is no telling: the trainer is away, or of a kind that makes none.
+    """
+    points = (snapshot.trainer or {}).get("recovery_points")
+    if points is None:
+        return None
+    return {p["number"]: f"{p['number']}: step {p['step']:,}, {p['rows']:,} rows" for p in reversed(points)}
 
 
 def replica_rows(snapshot: Snapshot, frozen: list[bool]) -> list[dict[str, Any]]:

@@ -9,11 +9,13 @@ from typing import Any, Final
 from demo.collect import Report, Snapshot
 from demo.interest import Truth, recovery, served_interest
 from runtime.environment import machine, versions
+from schema.stages import STAGES, ways
 
 _EVENT_TO_SERVED: Final = (
     "from what completed a sample (its window's closing, as Kafka had it) to the first moment at which a "
     "replica serves with parameters that have learned from it"
 )
+_TRACES: Final = 5
 _BACKLOG: Final = (
     "; the log was replayed at full speed, so this is mostly the time samples waited in the backlog"
 )
@@ -127,6 +129,7 @@ def _freshness(outcome: Outcome) -> Report:
     return {
         **worst,
         "stages": _stages(taking),
+        "traces": _traces(outcome.final.trainer, taking),
         "kind": "steady load" if steady else "backlog",
         "means": _EVENT_TO_SERVED + ("" if steady else _BACKLOG),
     }
@@ -136,6 +139,12 @@ def _stages(replicas: list[Report]) -> Report:
     """The way of traced samples, stage by stage, at the replica that has served most of them."""
     found = [r.get("freshness_stages") or {} for r in replicas]
     return max(found, key=lambda stages: int(stages.get("count", 0)), default={})
+
+
+def _traces(trainer: Report | None, replicas: list[Report]) -> list[Report]:
+    """The last traced samples that were followed through every stage: times in Unix ms."""
+    told = ways((trainer or {}).get("traces", []), *(r.get("traces", []) for r in replicas))
+    return [way for way in told if all(stage in way for stage in STAGES)][-_TRACES:]
 
 
 def _bars(outcome: Outcome, fields: Report) -> Report:

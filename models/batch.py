@@ -7,7 +7,7 @@ indices into that list.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from schema.records import I64, POSITION_MISSING, U64, Features, IdColumn
 
 _NONE: Final = b"\x00\x00"
 _ONE: Final = b"\x01\x00"
+_FIRST: Final = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class SlotIndex:
     index: Tensor
     offsets: Tensor | None
     target: str | None = None
+
+    def to(self, device: torch.device) -> SlotIndex:
+        """The same on `device`."""
+        offsets = None if self.offsets is None else self.offsets.to(device)
+        return replace(self, index=self.index.to(device), offsets=offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,35 @@ class Batch:
         """The number of rows, n."""
         return len(self.request_of_row)
 
+    def narrowed(self, rows: I64) -> Batch:
+        """The batch of `rows` (k,) alone, in that order. `ids` stay: what was looked up for all serves it."""
+        chosen = torch.from_numpy(rows)
+        return Batch(
+            self.ids,
+            self.context,
+            tuple(_narrowed(slot, rows, chosen) for slot in self.items),
+            self.request_of_row[chosen],
+            self.context_dense,
+            self.item_dense[chosen],
+            self.positions[chosen],
+            self.surfaces,
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        return Batch(
+            self.ids,
+            tuple(slot.to(device) for slot in self.context),
+            tuple(slot.to(device) for slot in self.items),
+            self.request_of_row.to(device),
+            self.context_dense.to(device),
+            self.item_dense.to(device),
+            self.positions.to(device),
+            self.surfaces.to(device),
+        )
+
 
 class Shown(NamedTuple):
     """Where n rows of R requests were shown: positions i64 (n,), surfaces i64 (R,)."""
@@ -78,11 +113,12 @@ class Collator:
     def __init__(self, config: FeaturesConfig) -> None:
         self._context = [s for s in config.slots if not s.source.startswith("item.")]
         self._items = [s for s in config.slots if s.source.startswith("item.")]
+        self._slots = [*self._context, *self._items]
         self._context_dense = sum(d.source.startswith("user.") for d in config.dense)
         self._item_dense = len(config.dense) - self._context_dense
 
     def collate(
-        self, features: Sequence[Features], counts: Sequence[int], shown: Shown | None = None
+        self, features: Sequence[Features], counts: Sequence[int] | I64, shown: Shown | None = None
     ) -> Batch:
         """The batch of requests `features`, the i-th with `counts[i]` rows; `shown` is where, if it is known.
 
@@ -91,42 +127,76 @@ class Collator:
         Raises:
             ValueError: the dense values are not as many as the configuration names.
         """
-        rows = np.asarray(counts, np.int64)
-        ones = np.ones(len(rows), np.int64)
-        flat = [_gather(s, [f.context for f in features], ones) for s in self._context]
-        flat += [_gather(s, [f.items for f in features], rows) for s in self._items]
-        ids, indices = _distinct([*self._context, *self._items], [values for values, _ in flat])
+        each: list[int] = np.asarray(counts).tolist()
+        ones, rows = [1] * len(each), sum(each)
+        context, items = [f.context for f in features], [f.items for f in features]
+        flat = [_gather(slot, context, ones) for slot in self._context]
+        flat += [_gather(slot, items, each) for slot in self._items]
+        ids, indices = _distinct(self._slots, [values for values, _ in flat])
         slots = [
             _slot_index(slot, index, lengths)
-            for slot, index, (_, lengths) in zip([*self._context, *self._items], indices, flat, strict=True)
+            for slot, index, (_, lengths) in zip(self._slots, indices, flat, strict=True)
         ]
-        positions, surfaces = shown or Shown.nowhere(len(rows), int(rows.sum()))
+        positions, surfaces = shown or Shown.nowhere(len(counts), rows)
         return Batch(
             ids,
             tuple(slots[: len(self._context)]),
             tuple(slots[len(self._context) :]),
-            torch.from_numpy(np.repeat(np.arange(len(rows)), rows)),
-            _dense("context_dense", [f.context_dense for f in features], len(rows), self._context_dense),
-            _dense("item_dense", [f.item_dense for f in features], int(rows.sum()), self._item_dense),
+            torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
+            _dense("context_dense", [f.context_dense for f in features], len(counts), self._context_dense),
+            _dense("item_dense", [f.item_dense for f in features], rows, self._item_dense),
             torch.from_numpy(positions),
             torch.from_numpy(surfaces),
         )
 
 
-def _gather(slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: I64) -> tuple[U64, I64]:
-    """All ids of one slot, and how many each row has."""
-    values, lengths = [], []
-    at = 0
-    for request, count in zip(columns, rows.tolist(), strict=True):
-        # requests list their columns alike, so the column is where the last one was
-        if at >= len(request) or request[at].slot != slot.slot:
-            at = next((i for i, column in enumerate(request) if column.slot == slot.slot), len(request))
-        if at == len(request):
-            lengths.append(_NONE * count)
-        else:
-            values.append(request[at].ids)
-            lengths.append(request[at].lengths or _ONE * count)
-    return np.frombuffer(b"".join(values), "<u8"), np.frombuffer(b"".join(lengths), "<u2").astype(np.int64)
+def _narrowed(slot: SlotIndex, rows: I64, chosen: Tensor) -> SlotIndex:
+    """As `_slot_index` would make it of the rows' own ids."""
+    if slot.offsets is None:
+        return SlotIndex(slot.name, slot.table, slot.pool, slot.index[chosen], None, slot.target)
+    starts = slot.offsets.numpy()
+    first, end = starts[rows], np.append(starts[1:], len(slot.index))[rows]
+    lengths = end - first
+    offsets = _starts(lengths)
+    places = np.arange(int(lengths.sum())) + np.repeat(first - offsets, lengths)
+    left = None if bool((lengths == 1).all()) else torch.from_numpy(offsets)
+    index = slot.index[torch.from_numpy(places)]
+    return SlotIndex(slot.name, slot.table, slot.pool, index, left, slot.target)
+
+
+def _starts(lengths: I64) -> I64:
+    return np.concatenate((_FIRST, np.cumsum(lengths)[:-1]))
+
+
+def _gather(
+    slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]
+) -> tuple[U64, I64 | None]:
+    """All ids of one slot, and how many each row has, None for one each."""
+    found = _columns(slot.slot, columns)
+    ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
+    parts = [_NONE if c is None else c.lengths for c in found]
+    if not any(parts):
+        return ids, None
+    if not all(parts) or None in found:
+        parts = [
+            _NONE * count if c is None else c.lengths or _ONE * count
+            for c, count in zip(found, rows, strict=True)
+        ]
+    return ids, np.frombuffer(b"".join(parts), "<u2").astype(np.int64)
+
+
+def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
+    """The column of `slot` of each request, None where it has none."""
+    first = columns[0] if columns else ()
+    at = next((i for i, column in enumerate(first) if column.slot == slot), len(first))
+    try:
+        # requests list their columns alike
+        found = [request[at] for request in columns]
+        if {c.slot for c in found} == {slot}:
+            return list(found)
+    except IndexError:
+        pass
+    return [next((c for c in request if c.slot == slot), None) for request in columns]
 
 
 def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:
@@ -135,17 +205,29 @@ def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[
     indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
     for table in dict.fromkeys(s.table for s in slots):
         mine = [i for i, s in enumerate(slots) if s.table == table]
-        ids[table], inverse = np.unique(np.concatenate([values[i] for i in mine]), return_inverse=True)
-        ends = np.cumsum([len(values[i]) for i in mine])
-        for i, part in zip(mine, np.split(inverse, ends[:-1]), strict=True):
-            indices[i] = part
+        ids[table], inverse = _unique(np.concatenate([values[i] for i in mine]))
+        end = 0
+        for i in mine:
+            start, end = end, end + len(values[i])
+            indices[i] = inverse[start:end]
     return ids, indices
 
 
-def _slot_index(slot: SlotConfig, index: I64, lengths: I64) -> SlotIndex:
-    offsets = None
-    if len(index) != len(lengths) or not bool((lengths == 1).all()):
-        offsets = torch.from_numpy(np.concatenate(([0], np.cumsum(lengths)[:-1])))
+def _unique(values: U64) -> tuple[U64, I64]:
+    """The distinct values, ascending, and which of them each is; on few values twice numpy's speed."""
+    order = np.argsort(values)
+    ascending = values[order]
+    new = np.empty(len(values), np.bool_)
+    new[:1] = True
+    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
+    inverse = np.empty(len(values), np.int64)
+    inverse[order] = np.cumsum(new) - 1
+    return ascending[new], inverse
+
+
+def _slot_index(slot: SlotConfig, index: I64, lengths: I64 | None) -> SlotIndex:
+    one_each = lengths is None or (len(index) == len(lengths) and bool((lengths == 1).all()))
+    offsets = None if lengths is None or one_each else torch.from_numpy(_starts(lengths))
     target = slot.ids_of if slot.pool == "attention" else None
     return SlotIndex(slot.name, slot.table, slot.pool, torch.from_numpy(index), offsets, target)
 

@@ -35,6 +35,14 @@ class Targets:
     weights: Tensor | None = None
     retract: Tensor | None = None
 
+    def to(self, device: torch.device) -> Targets:
+        """The same on `device`."""
+        weights = None if self.weights is None else self.weights.to(device)
+        retract = None if self.retract is None else self.retract.to(device)
+        return Targets(
+            self.labels.to(device), self.mask.to(device), self.log_keep.to(device), weights, retract
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Heads:

@@ -50,18 +50,17 @@ class TaskMetrics:
         seen = mask > 0
         if not bool(((predictions >= 0) & (predictions <= 1))[seen].all()):
             raise ValueError("predictions: one is not in 0 to 1; legal is a probability")
-        p = np.clip(np.where(seen, predictions, 0.5).astype(np.float64), _EPSILON, 1 - _EPSILON)
-        logits = np.log(p) - np.log1p(-p)
-        bins = ((logits + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64).clip(0, BINS - 1)
-        rows = np.ones(len(seen)) if weights is None else weights.astype(np.float64)
-        for task in range(self.tasks):
-            counted = seen[:, task]
-            y, w = labels[counted, task].astype(np.float64), rows[counted]
-            at, q = bins[counted, task], p[counted, task]
-            self.positives[task] += np.bincount(at, w * y, BINS)
-            self.negatives[task] += np.bincount(at, w * (1 - y), BINS)
-            self.predicted[task] += (w * q).sum()
-            self.log_loss[task] -= (w * (y * np.log(q) + (1 - y) * np.log1p(-q))).sum()
+        row, task = np.nonzero(seen)
+        p = np.clip(predictions[seen].astype(np.float64), _EPSILON, 1 - _EPSILON)
+        y = labels[seen].astype(np.float64)
+        w = np.ones(len(row)) if weights is None else weights.astype(np.float64)[row]
+        log_p, log_q = np.log(p), np.log1p(-p)
+        bins = ((log_p - log_q + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64)
+        at = task * BINS + bins.clip(0, BINS - 1)
+        np.add.at(self.positives.reshape(-1), at, w * y)
+        np.add.at(self.negatives.reshape(-1), at, w * (1 - y))
+        self.predicted += np.bincount(task, w * p, self.tasks)
+        self.log_loss -= np.bincount(task, w * (y * log_p + (1 - y) * log_q), self.tasks)
 
     def add(self, other: TaskMetrics) -> None:
         """Counts all that `other` has counted."""

@@ -2,11 +2,17 @@
 
 The shortcut, linear in the inputs, lets a head read an id's own bias at once, before the experts have learned
 to pass it on (Cheng et al., "Wide & Deep", DLRS 2016).
+
+The vectors of a slot whose table has several widths arrive with zeros behind the narrow ones and go through a
+projection that all ids of the slot share (Ginart et al., "Mixed Dimension Embeddings", ISIT 2021). What is
+zero meets columns that do not matter, so that a vector that grows by a block of zeros changes no output; and
+gets its gradients through them, so that the block learns. Pooling is linear and comes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +21,7 @@ from models.batch import Batch
 from models.mixture import Mixture
 from models.pooling import TargetAttention, pooled
 from models.tower import PositionTower
-from schema.config import FeaturesConfig, ModelConfig
+from schema.config import Config, FeaturesConfig, ModelConfig
 
 
 class MMoE(nn.Module):
@@ -25,10 +31,18 @@ class MMoE(nn.Module):
         config: layer sizes, and whether there is a position tower.
         features: the slots, each of which gives `dim` inputs, and the dense values, one each.
         tasks: how many heads.
-        dim: the width of an embedding.
+        dim: the width of an embedding, of the widest where there are several.
+        projected: the names of the slots with a projection, which starts as the identity.
     """
 
-    def __init__(self, config: ModelConfig, features: FeaturesConfig, tasks: int, dim: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        features: FeaturesConfig,
+        tasks: int,
+        dim: int,
+        projected: Collection[str] = (),
+    ) -> None:
         super().__init__()
         width = len(features.slots) * dim + len(features.dense)
         self.mixture = Mixture(config, width, tasks)
@@ -36,7 +50,16 @@ class MMoE(nn.Module):
         self.tower = None if config.position is None else PositionTower(config.position, tasks)
         attending = [s.name for s in features.slots if s.pool == "attention"]
         self.attention = nn.ModuleDict({name: TargetAttention(dim) for name in attending})
+        self.projections = nn.ModuleDict({name: _identity(dim) for name in projected})
         self._noisy = config.gate_dropout > 0
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The untrained ranker of `config`: slots of tables with several widths have a projection."""
+        tables = {table.name: table for table in config.parameter_server.tables}
+        slots = config.features.slots
+        projected = [slot.name for slot in slots if len(tables[slot.table].classes) > 1]
+        return cls(config.model, config.features, len(config.tasks), tables[slots[0].table].dim, projected)
 
     def start_from(self, priors: Sequence[float]) -> None:
         """Sets each head's bias so that an untrained model predicts its task's prior, in (0, 1)."""
@@ -73,11 +96,23 @@ class MMoE(nn.Module):
 
     def _inputs(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
         items = {s.name: pooled(s, embeddings[s.table]) for s in batch.items}
-        context = [pooled(s, embeddings[s.table]) for s in batch.context if s.target is None]
-        shared = torch.cat([*context, batch.context_dense], dim=1)[batch.request_of_row]
-        attended = [
-            self.attention[s.name](s, embeddings[s.table], items[s.target], batch.request_of_row)
+        context = {s.name: pooled(s, embeddings[s.table]) for s in batch.context if s.target is None}
+        attended = {
+            s.name: self.attention[s.name](s, embeddings[s.table], items[s.target], batch.request_of_row)
             for s in batch.context
             if s.target is not None
-        ]
-        return torch.cat([shared, *items.values(), batch.item_dense, *attended], dim=1)
+        }
+        shared = torch.cat([*self._projected(context), batch.context_dense], dim=1)[batch.request_of_row]
+        return torch.cat(
+            [shared, *self._projected(items), batch.item_dense, *self._projected(attended)], dim=1
+        )
+
+    def _projected(self, slots: Mapping[str, Tensor]) -> list[Tensor]:
+        """The vectors of `slots`, (n, dim) by name, those with a projection through it."""
+        return [self.projections[n](v) if n in self.projections else v for n, v in slots.items()]
+
+
+def _identity(dim: int) -> nn.Linear:
+    layer = nn.Linear(dim, dim, bias=False)
+    nn.init.eye_(layer.weight)
+    return layer

@@ -20,6 +20,7 @@ from parameter_server.database import Database, link
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import CheckpointError, TrimmedError
 from parameter_server.image import Marks, ShardImage
+from parameter_server.optimizers import Kinds
 from parameter_server.parts_codec import decode_part, encode_part
 from parameter_server.shard import Shard
 from parameter_server.sweep import Part
@@ -32,7 +33,7 @@ _UNFINISHED: Final = "unfinished-"
 _LIVE: Final = "live-"
 _ROWS: Final = "rows"
 _MANIFEST: Final = "MANIFEST.json"
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _ROWS_A_PART: Final = 8192
 _MOST_SEGMENTS: Final = 256
 _CANDIDATES: Final = b"candidates"
@@ -65,6 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clock: int
     steps: dict[str, int]
     rows: dict[str, int]
+    optimizers: dict[str, Kinds]
     dense: dict[str, Dense]
     segments: list[Segment]
 
@@ -168,6 +170,7 @@ class Checkpoints:
             saving.marks.clock,
             dict(saving.marks.steps),
             saving.kept,
+            {table.name: Kinds.of(table) for table in shard.config.tables},
             dense,
             [*segments, Segment(number, parts, rows)],
         )
@@ -299,7 +302,10 @@ def load(path: Path) -> ShardImage:
         }
         candidates = {name: _candidates(database, path, name) for name in manifest.rows}
     return ShardImage(
-        Marks(manifest.clock, manifest.steps, dense, candidates), _parts(path, manifest), manifest.rows
+        Marks(manifest.clock, manifest.steps, dense, candidates),
+        _parts(path, manifest),
+        manifest.rows,
+        manifest.optimizers,
     )
 
 

@@ -61,7 +61,9 @@ def fill(store: RowStore, saved: Columns) -> None:
     rows = store.create(saved.ids, 1, store.classes_of(saved.widths))
     set_vectors(store, rows, saved.vectors)
     for part in store.placement.parts(rows):
-        part.state_rows[part.rows] = saved.state[part.positions, : part.state_rows.shape[1]]
+        # the widest state of any slot may have changed since; that of a row's own optimizer has not
+        both = min(part.state_rows.shape[1], saved.state.shape[1])
+        part.state_rows[part.rows, :both] = saved.state[part.positions, :both]
     if store.sized:
         store.records.uses[rows] = saved.uses
     store.records.restore(rows, saved.versions, (saved.last_use // _MILLIS).astype(np.uint32))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from parameter_server.dense import DenseVersion
+from parameter_server.optimizers import Kinds
 from parameter_server.sweep import Part, Sweep
 from schema.records import U8, U64
 
@@ -29,11 +30,13 @@ class ShardImage:
 
     Tombstones are not in it: a restored shard has a new epoch, so every replica takes a full snapshot.
     `kept` is how many rows the image should have after all parts, by table; None where that is not known.
+    `optimizers` says what the rows' state is of, by table.
     """
 
     marks: Marks = field(default_factory=Marks)
     parts: Iterable[Part] = ()
     kept: Mapping[str, int] | None = None
+    optimizers: Mapping[str, Kinds] = field(default_factory=dict)
 
 
 class Saving:

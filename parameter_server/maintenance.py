@@ -19,6 +19,7 @@ _MEBIBYTE: Final = 1 << 20
 _LOW_WATER: Final = 0.9
 _SLOTS: Final = 1 << 16
 _SLOT_SHIFT: Final = np.uint64(48)
+_WORD: Final = np.uint64(32)
 _NEVER: Final = np.iinfo(np.int64).max
 
 
@@ -65,37 +66,40 @@ class Budget:
     """
 
     def __init__(self, config: TableConfig) -> None:
-        self._limit = None if config.memory_mb is None else config.memory_mb * _MEBIBYTE
+        self._limit = np.inf if config.memory_mb is None else config.memory_mb * _MEBIBYTE
         self._demotions: U64 = np.empty(0, np.uint64)
         self._evictions: U64 = np.empty(0, np.uint64)
         self._planned_at = 0
         self.pressed = False
         """Whether the table is on its way down; rows do not grow meanwhile."""
 
+    def exceeded(self, store: RowStore) -> bool:
+        """Whether the table is above its budget itself: then it cannot wait for the next bit."""
+        return store.bytes > self._limit
+
     def plan(self, store: RowStore, now_seconds: int) -> None:
         """Decide what must go, if anything must and nothing is left of the last decision."""
-        if self._limit is None:
-            return
         low = self._limit * _LOW_WATER
         self.pressed = store.bytes > (low if self.pressed else self._limit)
         if not self.pressed:
             self._demotions = self._evictions = self._demotions[:0]
         elif not len(self._demotions) and not len(self._evictions):
-            self._planned_at = now_seconds
-            self._decide(store, store.bytes - low)
+            self._decide(store, now_seconds, store.bytes - low)
 
-    def _decide(self, store: RowStore, excess: float) -> None:
+    def _decide(self, store: RowStore, now_seconds: int, excess: float) -> None:
         rows = store.live()
+        last_use, uses = store.records.last_use, store.records.uses
+        # a trainer that is behind may have come after one that is not: what is decided now was not used since
+        self._planned_at = max(now_seconds, int(last_use[rows].max()))
         wide = rows[store.placement.classes(rows) > 0]
         if len(wide):
-            order = np.lexsort((store.records.last_use[wide], store.records.uses[wide]))
-            chosen = wide[order]
+            most = int(excess / store.demotion_bytes(wide).min()) + 1
+            chosen = _lowest(wide, uses[wide].astype(np.uint64) << _WORD | last_use[wide], most)
             saving = np.cumsum(store.demotion_bytes(chosen))
             self._demotions = store.ids[chosen[: int(np.searchsorted(saving, excess)) + 1]]
         else:
-            count = min(len(rows), int(np.ceil(excess / max(1.0, store.bytes / len(rows)))))
-            order = np.argsort(store.records.last_use[rows], kind="stable")
-            self._evictions = store.ids[rows[order[:count]]]
+            count = int(np.ceil(excess / (store.bytes / len(rows))))
+            self._evictions = store.ids[_lowest(rows, last_use[rows], count)]
 
     def demotions(self, store: RowStore, limit: int) -> I64:
         """At most `limit` rows that go down one size class, the least used first."""
@@ -113,3 +117,9 @@ class Budget:
         rows = store.find(ids)
         rows = rows[rows >= 0]
         return rows[store.records.last_use[rows] <= self._planned_at]
+
+
+def _lowest(rows: I64, keys: NDArray[Any], count: int) -> I64:
+    """The `count` of `rows` (n,) with the lowest `keys` (n,), in their order; without sorting the others."""
+    chosen = np.argpartition(keys, count - 1)[:count] if count < len(rows) else np.arange(len(rows))
+    return rows[chosen[np.argsort(keys[chosen], kind="stable")]]

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, Self
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from parameter_server.kernels import steps
-from schema.config import OptimizerConfig
-from schema.records import F32, I64
+from schema.config import OptimizerConfig, TableConfig
+from schema.records import F32, I64, U64
+
+_SLOT_SHIFT: Final = np.uint64(48)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,33 @@ _RULES: Final[dict[str, Callable[[OptimizerConfig], Rule]]] = {
 }
 
 
+class Kinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which kinds of optimizers the state of a table's rows is of: `default`, and that of some slots."""
+
+    default: str
+    slots: dict[int, str]
+
+    @classmethod
+    def of(cls, table: TableConfig) -> Self:
+        """As configured."""
+        slots = {slot: own.optimizer for slot, own in table.slots.items() if own.optimizer is not None}
+        return cls(table.optimizer.kind, {slot: config.kind for slot, config in slots.items()})
+
+    def kind(self, slot: int) -> str:
+        """That of the rows of `slot`."""
+        return self.slots.get(slot, self.default)
+
+    def others(self, configured: Kinds, ids: U64) -> str | None:
+        """Names a slot of `ids` (n,) whose rows are of another kind than `configured`; None if none is."""
+        if self == configured:
+            return None
+        for slot in np.unique(ids >> _SLOT_SHIFT).tolist():
+            have, want = self.kind(slot), configured.kind(slot)
+            if have != want:
+                return f"optimizer of slot {slot}: {have} in the checkpoint; configured is {want}"
+        return None
+
+
 class Optimizers:
     """The optimizers of a table: one for all, and others for some slots (the upper 16 bits of an id).
 
@@ -129,7 +160,7 @@ class Optimizers:
         configs = list(dict.fromkeys([default, *by_slot.values()]))
         self.rules = tuple(rule(config) for config in configs)
         self._of_slot: dict[int, int] = {slot: configs.index(c) for slot, c in by_slot.items()}
-        self._table: np.ndarray[Any, np.dtype[np.uint8]] | None = None
+        self._table: NDArray[np.uint8] | None = None
         if len(self.rules) > 1:
             self._table = np.zeros(1 << 16, np.uint8)
             self._table[list(self._of_slot)] = list(self._of_slot.values())
@@ -148,10 +179,10 @@ class Optimizers:
         """float32 values that suffice for the state of any row `width` wide."""
         return max(r.state_width(width) for r in self.rules)
 
-    def parts(self, ids: np.ndarray[Any, np.dtype[np.uint64]]) -> list[tuple[Rule, I64]]:
+    def parts(self, ids: U64) -> list[tuple[Rule, I64]]:
         """The optimizers of `ids` (n,), each with the positions of its ids, ascending; none empty."""
         if self._table is None:
             return [(self.rules[0], np.arange(len(ids)))] if len(ids) else []
-        numbers = self._table[ids >> np.uint64(48)]
+        numbers = self._table[ids >> _SLOT_SHIFT]
         parts = [(r, np.flatnonzero(numbers == number)) for number, r in enumerate(self.rules)]
         return [(r, positions) for r, positions in parts if len(positions)]

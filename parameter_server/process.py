@@ -159,6 +159,7 @@ class ShardProcess:
             "clock": state.clock,
             "rows": self._shard.row_counts(),
             "steps": state.steps,
+            "evictions": sum(c.evicted + c.expired for c in self._shard.counters().values()),
         }
 
     def _digests(self) -> dict[str, dict[str, int]]:

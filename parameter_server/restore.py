@@ -142,9 +142,14 @@ def rerouted(sources: Sequence[Sequence[Path]], index: int, shards: int) -> Shar
     A trainer's step counts as had where any source has it: what only some have is lost, not applied twice.
 
     Raises:
-        CheckpointError: a source has no whole checkpoint.
+        CheckpointError: a source has no whole checkpoint, or they are of different optimizers.
     """
     images = [checkpoint.load(_whole(paths)) for paths in sources]
+    optimizers = images[0].optimizers
+    if any(image.optimizers != optimizers for image in images):
+        raise CheckpointError(
+            "optimizers: the checkpoints differ in them; legal are those of one configuration"
+        )
     steps: dict[str, int] = {}
     dense: dict[str, DenseVersion] = {}
     for marks in (image.marks for image in images):
@@ -156,7 +161,8 @@ def rerouted(sources: Sequence[Sequence[Path]], index: int, shards: int) -> Shar
     clock = max(image.marks.clock for image in images)
     parts = (part for image in images for part in _routed(image.parts, index, shards))
     candidates = _routed_candidates([image.marks.candidates for image in images], index, shards)
-    return ShardImage(Marks(clock, steps, dense if index == 0 else {}, candidates), parts)
+    marks = Marks(clock, steps, dense if index == 0 else {}, candidates)
+    return ShardImage(marks, parts, optimizers=optimizers)
 
 
 def _routed_candidates(

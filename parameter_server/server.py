@@ -182,6 +182,9 @@ class ShardServer(flight.FlightServerBase):
             batch = reader.read_chunk().data
         except StopIteration as error:
             raise InvalidRequest("columns: none; legal is one batch") from error
+        except (pa.ArrowException, OSError) as error:
+            # what Arrow says of a message whose parts are not as long as its head claims
+            raise InvalidRequest(f"columns: {error}") from error
         if batch is None:
             raise InvalidRequest("columns: none; legal is one batch")
         self._check_size(batch.nbytes)

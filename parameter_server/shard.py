@@ -20,6 +20,7 @@ from parameter_server.dense import DenseStore
 from parameter_server.errors import CheckpointError, InvalidRequest, TrimmedError
 from parameter_server.image import Marks, Saving, ShardImage
 from parameter_server.locks import ReadWriteLock
+from parameter_server.optimizers import Kinds
 from parameter_server.stream import DeltaStream
 from parameter_server.sweep import RecentChanges, Sweep, Swept
 from parameter_server.table import Counters, RowState, Table
@@ -28,9 +29,11 @@ from schema.records import F32
 
 TRACES_KEPT: Final = 4096
 MAINTAIN_EVERY: Final = 16
-"""Pushes between two pieces of housekeeping."""
+MAINTAIN_IDS: Final = 65_536
+"""After so many pushes or ids, a piece of housekeeping is due."""
 MAINTAIN_ROWS: Final = 4096
-"""Rows of each table that one piece may look at or move: well below a millisecond."""
+"""Rows of each table that one piece may look at or move, or twice the ids pushed since the last if they are
+more: well below a millisecond, and no table can outgrow it."""
 _RECENT_IDS: Final = 65_536
 _MEBIBYTE: Final = 1 << 20
 _ID_BYTES: Final = 8
@@ -84,7 +87,7 @@ class Shard:
         self.dense = DenseStore()
         self._open: set[Sweep] = set()
         self._newest = 0
-        self._pushes = 0
+        self._pushes = self._pushed_ids = 0
         self.restore(image or ShardImage())
 
     def restore(self, image: ShardImage) -> None:
@@ -149,20 +152,22 @@ class Shard:
             self._recent.add(self._clock, {name: gradients.ids for name, gradients in prepared.items()})
             self._newest = max(self._newest, event_time)
             self._pushes += 1
-            if self._pushes % MAINTAIN_EVERY == 0:
-                self._maintain()
+            self._pushed_ids += sum(len(gradients.ids) for gradients in prepared.values())
+            if self._pushes >= MAINTAIN_EVERY or self._pushed_ids >= MAINTAIN_IDS:
+                self._maintain(max(MAINTAIN_ROWS, 2 * self._pushed_ids))
+                self._pushes = self._pushed_ids = 0
             return PushReply(self._clock, applied=True)
 
-    def _maintain(self) -> None:
+    def _maintain(self, rows: int) -> None:
         """Expiry, budget and packing of every table, a bounded piece; the clock moves on if rows changed."""
         clock = self._clock + 1
-        done = [table.maintain(self._newest, clock, MAINTAIN_ROWS) for table in self.tables.values()]
+        done = [table.maintain(self._newest, clock, rows) for table in self.tables.values()]
         self._clock += any(piece.changed for piece in done)
         if any(piece.demoted for piece in done):
             self._recent.forget(self._clock)
         if not self._open:
             for table in self.tables.values():
-                table.pack(MAINTAIN_ROWS)
+                table.pack(rows)
 
     def evict(self, table: str, ids: NDArray[Any]) -> int:
         """Remove the rows of `ids` uint64 (n,) and leave tombstones; how many rows there were.
@@ -295,6 +300,10 @@ def _loaded(config: ParameterServerConfig, image: ShardImage) -> dict[str, Table
         table = tables.get(part.table)
         if table is None:
             raise CheckpointError(f"table {part.table!r}: not configured; legal are {', '.join(tables)}")
+        kinds = image.optimizers.get(part.table)
+        strange = kinds and kinds.others(Kinds.of(table.config), part.columns["ids"])
+        if strange:
+            raise CheckpointError(f"table {part.table}: {strange}")
         table.restore(part.removed, part.columns)
     held = {name: len(table) for name, table in tables.items()}
     if image.kept is not None and held != dict(image.kept):

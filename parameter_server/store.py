@@ -29,6 +29,7 @@ _INDEX_BYTES: Final = 10
 """Of the index, an id, at a load of 0.8."""
 _PACK_FROM: Final = 1024
 """Rows below which packing is not worth its while."""
+_NO_ROWS: Final = np.empty(0, np.int64)
 
 
 class RowStore:
@@ -162,19 +163,25 @@ class RowStore:
         self.records.resize(capacity)
         self.placement.resize(self.records.words)
 
-    def update(self, ids: U64, gradients: F32, clock: int, event_second: int) -> I64:
-        """Update and touch the rows of distinct ids (n,) from gradients (n, dim); the row of each, or -1."""
+    def update(self, ids: U64, gradients: F32, clock: int, event_second: int) -> tuple[I64, I64]:
+        """Update and touch the rows of distinct ids (n,) from gradients (n, dim).
+
+        Returns:
+            The row of each id, -1 where it has none; and where those without one are.
+        """
         if self.optimizers.single is not None and isinstance(self.placement, Fixed):
             return self._update_fused(self.placement, ids, gradients, clock, event_second)
         rows = self.find(ids)
         there = np.flatnonzero(rows >= 0)
         self.update_rows(rows[there], ids[there], gradients[there], clock, event_second)
-        return rows
+        return rows, np.flatnonzero(rows < 0)
 
-    def _update_fused(self, placement: Fixed, ids: U64, gradients: F32, clock: int, event_second: int) -> I64:
+    def _update_fused(
+        self, placement: Fixed, ids: U64, gradients: F32, clock: int, event_second: int
+    ) -> tuple[I64, I64]:
         rule, records = self.optimizers.rules[0], self.records
         rows = np.empty(len(ids), np.int64)
-        find_and_update(
+        missing = find_and_update(
             *self._index.view,
             self._index.sequence,
             records.words,
@@ -191,7 +198,7 @@ class RowStore:
             np.empty(len(ids), np.uint64),
             rows,
         )
-        return rows
+        return rows, np.flatnonzero(rows < 0) if missing else _NO_ROWS
 
     def update_rows(self, rows: I64, ids: U64, gradients: F32, clock: int, event_second: int) -> None:
         """Update and touch `rows` (n,), which belong to `ids` (n,), from gradients (n, dim)."""

@@ -164,8 +164,7 @@ class Table:
         """
         ids, values = gradients.ids, gradients.values
         second = _seconds(event_time)
-        rows = self._rows.update(ids, values, clock, second)
-        missing = np.flatnonzero(rows < 0)
+        rows, missing = self._rows.update(ids, values, clock, second)
         if len(missing):
             admitted = missing[self._admission.admit(ids[missing])]
             self.counters.not_admitted += len(missing) - len(admitted)
@@ -208,6 +207,8 @@ class Table:
     def maintain(self, now_event_time: int, clock: int, limit: int) -> Maintained:
         """A bounded piece of housekeeping: ageing, expiry, the memory budget, the index.
 
+        Afterwards the table is not above its budget: where `limit` rows do not suffice, more must go.
+
         Args:
             now_event_time: the newest event time so far, in milliseconds.
             clock: the version of what changes, above that of any push; used up if `changed` says so.
@@ -216,13 +217,21 @@ class Table:
         now = now_event_time // _MILLIS
         self._admission.age(now_event_time)
         expired = self._remove(self._expiry.due(self._rows, now, limit), clock)
-        self._budget.plan(self._rows, _seconds(now_event_time))
-        demoted = self._demote(self._budget.demotions(self._rows, limit), clock)
-        evicted = self._remove(self._budget.evictions(self._rows, limit), clock)
+        demoted, evicted = self._keep_budget(_seconds(now_event_time), clock, limit)
         self.counters.expired += len(expired)
         self.counters.evicted += len(evicted)
         self._rows.advance_index()
         return Maintained(np.concatenate([expired, evicted]), demoted)
+
+    def _keep_budget(self, now: int, clock: int, limit: int) -> tuple[int, U64]:
+        """Demote and evict `limit` rows of what was decided; again, while the table is above its budget."""
+        demoted, evicted = 0, []
+        while True:
+            self._budget.plan(self._rows, now)
+            demoted += self._demote(self._budget.demotions(self._rows, limit), clock)
+            evicted.append(self._remove(self._budget.evictions(self._rows, limit), clock))
+            if not self._budget.exceeded(self._rows):
+                return demoted, np.concatenate(evicted)
 
     def _demote(self, rows: I64, clock: int) -> int:
         """One size class down; a row must earn the next anew."""
@@ -281,14 +290,9 @@ class Table:
         where = f"table {self.config.name}"
         if set(saved) != set(self.column_names):
             raise CheckpointError(f"{where}: columns {list(saved)}; legal are {list(self.column_names)}")
-        dim, state = saved["vectors"].shape[1], saved["state"].shape[1]
+        dim = saved["vectors"].shape[1]
         if dim != self.config.dim:
             raise CheckpointError(f"{where}: dim {dim} in the checkpoint; configured is {self.config.dim}")
-        if state != contents.state_width(self._rows):
-            raise CheckpointError(
-                f"{where}: {state} values of optimizer state a row in the checkpoint; "
-                f"the configured optimizers have {contents.state_width(self._rows)}"
-            )
         strange = np.setdiff1d(saved["widths"], self.config.classes)
         if len(strange):
             raise CheckpointError(

@@ -44,8 +44,8 @@ def encode_blocks(blocks: Sequence[Block]) -> pa.RecordBatch:
     """One batch of schema BLOCKS."""
     columns = [
         pa.array([block.table for block in blocks], pa.string()),
-        _lists([block.ids for block in blocks], np.uint64),
-        _lists([block.values for block in blocks], np.float32),
+        _lists([block.ids for block in blocks], _U64_LIST),
+        _lists([block.values for block in blocks], _F32_LIST),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=BLOCKS)
 
@@ -81,13 +81,20 @@ def _refuse_nulls(batch: pa.RecordBatch) -> None:
             raise InvalidRequest(f"column {name}: {column.null_count + inner} nulls; legal is none")
 
 
-def _lists(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> Any:
+def _lists(arrays: Sequence[NDArray[Any]], kind: Any) -> Any:
+    """A list column of `kind`, from buffers: what pa.array would look for is known to be there."""
+    dtype = kind.value_type.to_pandas_dtype()
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(array) for array in arrays], out=offsets[1:])
     values = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
-    items: Any = pa.array(np.ascontiguousarray(values, dtype))
-    starts: Any = pa.array(offsets)
-    return pa.LargeListArray.from_arrays(starts, items)
+    items: Any = pa.Array.from_buffers(kind.value_type, len(values), [None, _buffer(values, dtype)])
+    starts = _buffer(offsets, np.int64)
+    return pa.Array.from_buffers(kind, len(arrays), [None, starts], children=[items])
+
+
+def _buffer(values: NDArray[Any], dtype: type[np.generic]) -> pa.Buffer:
+    memory: Any = np.ascontiguousarray(values, dtype)
+    return pa.py_buffer(memory)
 
 
 def _item(batch: pa.RecordBatch, column: str, row: int) -> Any:
@@ -142,10 +149,10 @@ def encode_chunk(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
     """One batch of one row."""
     columns = [
         pa.array([chunk.table], pa.string()),
-        _lists([chunk.ids], np.uint64),
-        _lists([chunk.vectors.reshape(-1)], np.float32),
+        _lists([chunk.ids], _U64_LIST),
+        _lists([chunk.vectors.reshape(-1)], _F32_LIST),
         pa.array([chunk.sequence], pa.int64()),
-        _lists([chunk.removed], np.uint64),
+        _lists([chunk.removed], _U64_LIST),
         pa.array([chunk.checksum], pa.uint32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from runtime.command import run
+from runtime.logs import FORM
 from schema.config import Config
 from schema.config_file import load_config
 from schema.errors import ConfigError
@@ -21,6 +22,9 @@ from schema.errors import ConfigError
 _STATE: Final = "/var/lib/headwater"
 _CONFIG: Final = "/etc/headwater/config.yaml"
 _DISK: Final = "20Gi"
+_LAG: Final = "joiner_unread_messages"
+"""What a joiner's endpoint counts; an adapter of Prometheus serves its sum as an external metric."""
+_LAG_A_WORKER: Final = "20k"
 
 Manifest = dict[str, Any]
 
@@ -48,7 +52,7 @@ def manifests(config: Config, image: str) -> list[Manifest]:
     return [
         placed.settings(),
         *placed.shards(),
-        *placed.deployment("joiner", ["streaming", _CONFIG, "--worker", "0"], config.streaming.ops_port),
+        *placed.joiners(),
         *placed.deployment("trainer", ["trainer", _CONFIG], config.trainer.ops_port),
         *placed.replicas(),
         *placed.deployment("console", ["console", _CONFIG], config.console.port),
@@ -99,6 +103,17 @@ class _Placed:
         metric = {"type": "Resource", "resource": {"name": "cpu", "target": _target(60)}}
         return [*made, _budget("replica"), _autoscaler("replica", len(replicas), metric)]
 
+    def joiners(self) -> list[Manifest]:
+        """A Deployment of joiner workers, each a member of the group, scaled by what they have not read."""
+        count = self._config.streaming.workers
+        command = ["streaming", _CONFIG, "--worker", "0"]
+        made = self.deployment("joiner", command, self._config.streaming.ops_port, count)
+        unread = {"metric": {"name": _LAG}, "target": {"type": "AverageValue", "averageValue": _LAG_A_WORKER}}
+        # more workers than partitions would have nothing to read
+        most = self._config.kafka.topics.feature_logs.partitions
+        metric = {"type": "External", "external": unread}
+        return [*made, _budget("joiner"), _autoscaler("joiner", count, metric, most)]
+
     def deployment(self, name: str, module: list[str], ops: int, count: int = 1) -> list[Manifest]:
         """A Deployment of a role, and its service."""
         spec = {"replicas": count, **self._pods(name, ["python", "-m", *module], ops, {})}
@@ -110,6 +125,7 @@ class _Placed:
             "name": name,
             "image": self._image,
             "command": command,
+            "env": [{"name": FORM, "value": "json"}],
             "ports": [{"name": n, "containerPort": p} for n, p in {**ports, "ops": ops}.items()],
             "readinessProbe": {"httpGet": {"path": "/readyz", "port": "ops"}, "periodSeconds": 5},
             "livenessProbe": {
@@ -156,9 +172,10 @@ def _budget(name: str) -> Manifest:
     return _object("policy/v1", "PodDisruptionBudget", name, spec=spec)
 
 
-def _autoscaler(name: str, least: int, metric: Manifest) -> Manifest:
+def _autoscaler(name: str, least: int, metric: Manifest, most: int | None = None) -> Manifest:
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
-    spec = {"scaleTargetRef": target, "minReplicas": least, "maxReplicas": 4 * least, "metrics": [metric]}
+    bounds = {"minReplicas": least, "maxReplicas": max(least, 4 * least if most is None else most)}
+    spec = {"scaleTargetRef": target, **bounds, "metrics": [metric]}
     return _object("autoscaling/v2", "HorizontalPodAutoscaler", name, spec=spec)
 
 

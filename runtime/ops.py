@@ -24,6 +24,8 @@ _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 _NO_REPORTS: Final[Mapping[str, Callable[[], Any]]] = MappingProxyType({})
 _MAX_BODY: Final = 1 << 16
+_POLL_SECONDS: Final = 0.05
+"""How soon `stop` is noticed."""
 
 Command = Callable[[dict[str, Any]], Any]
 """Takes the parameters of a command and returns what to answer; a ValueError says what is wrong with them."""
@@ -60,7 +62,9 @@ class OpsServer:
         self._commands = _NO_COMMANDS if commands is None else commands
         self._metrics = make_wsgi_app()
         self._server = make_server(host, port, self._answer, server_class=_Server, handler_class=_Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="ops", daemon=True
+        )
 
     @property
     def port(self) -> int:

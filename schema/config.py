@@ -199,6 +199,8 @@ class SlotRowsConfig(Section, frozen=True, kw_only=True):
     ttl_seconds: PositiveSeconds | None = None
 
 
+DEFAULT_WIDTHS = (4, 8, 16, 32)
+"""Of a table whose rows grow."""
 SlotNumber = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -208,8 +210,10 @@ class TableConfig(Section, frozen=True, kw_only=True):
     A row without a push for `ttl_seconds` of event time is evicted; so are the least recently used while the
     table is above `memory_mb`, until it is a tenth below. `slots` overrides by slot (an id's upper 16 bits).
 
-    With `widths`, ascending and the last one `dim`, a row starts with the first width and takes the next at
-    its grow_at[i]-th push; the values that it lacks read as 0. Above `memory_mb` the least used shrink first.
+    With `grow_at` a row starts with the first of `widths`, ascending and the last one `dim`, and takes the
+    next at its grow_at[i]-th push; unset, they are 4, 8, 16 and 32 as far as they are below `dim`, and `dim`.
+    What a row lacks reads as 0; the ranker projects each slot's vectors. Above `memory_mb` the least used
+    shrink first.
     """
 
     name: Name
@@ -228,6 +232,8 @@ class TableConfig(Section, frozen=True, kw_only=True):
     @property
     def classes(self) -> tuple[int, ...]:
         """The widths that a row can have, ascending; the last one is `dim`."""
+        if self.grow_at and not self.widths:
+            return *(width for width in DEFAULT_WIDTHS if width < self.dim), self.dim
         return self.widths or (self.dim,)
 
 
@@ -362,7 +368,8 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
 
     Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
     configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
-    log-odds baseline, whose counts grow with the number of users and items.
+    log-odds baseline, whose counts grow with the number of users and items. `device` computes the dense
+    network. `tensorboard` also logs the metrics for TensorBoard, under the run_dir.
     """
 
     trainer_id: Name = "trainer-0"
@@ -375,6 +382,8 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     baseline: bool = False
     guard: GuardConfig | None = None
     traces_per_step: Annotated[int, Meta(ge=0, le=1000)] = 16
+    device: Literal["cpu", "cuda"] = "cpu"
+    tensorboard: bool = False
     torch_threads: Positive = 1
     seed: Count = 0
     ops_port: Port = 18200

@@ -11,6 +11,8 @@ from schema.errors import ConfigError
 PATHS_LIMIT = 1 << 26
 """Retrieval's inverted index has an offset for every path that could be."""
 _LEAST_DIM = 2
+SEED_LIMIT = 1 << 64
+"""Beyond what a bound on a field can say."""
 CONTEXT_SOURCES = ("context.surface", "context.hour", "context.weekday")
 
 
@@ -25,7 +27,7 @@ def check(config: Config) -> None:
         _one_of("model.engaged", config.model.engaged, [t.name for t in config.tasks])
     _unique("parameter_server.tables", (t.name for t in config.parameter_server.tables))
     for table in config.parameter_server.tables:
-        _check_widths(table)
+        _check_table(table)
     _check_streaming(config)
     period = config.trainer.report_period
     if period is not None and period.end <= period.start:
@@ -53,11 +55,13 @@ def _check_shares(serving: ServingConfig) -> None:
         )
 
 
-def _check_widths(table: TableConfig) -> None:
+def _check_table(table: TableConfig) -> None:
     where = f"parameter_server.tables.{table.name}"
+    if table.seed >= SEED_LIMIT:
+        raise ConfigError(f"{where}.seed: {table.seed}; legal is 0 to 2^64-1")
     if list(table.classes) != sorted(set(table.classes)) or table.classes[-1] != table.dim:
         raise ConfigError(
-            f"{where}.widths: {list(table.widths)}; legal is ascending, the last one dim, {table.dim}"
+            f"{where}.widths: {list(table.classes)}; legal is ascending, the last one dim, {table.dim}"
         )
     steps = list(table.grow_at)
     if steps != sorted(set(steps)) or len(steps) != len(table.classes) - 1:

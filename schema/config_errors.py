@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
-_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_AT = re.compile(r" - at `(?:key` in `)?\$\.?(?P<path>[^`]*)`$")
+_PARTS = re.compile(r"\.\.\.|[^.\[\]]+")
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]+)`")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 
@@ -27,17 +28,18 @@ _WORDS = {
 def explain(message: str, raw: Mapping[str, Any], root: type[msgspec.Struct]) -> str:
     """Our text for msgspec's `message` about converting `raw` to `root`."""
     found = _AT.search(message)
-    path = [p for p in re.split(r"[.\[\]]+", found["path"] if found else "") if p]
+    path = _PARTS.findall(found["path"] if found else "")
+    where = ".".join("*" if part == "..." else part for part in path)
     said = _AT.sub("", message)
     value, kind = _walk(path, raw, root)
     if unknown := _UNKNOWN.search(said):
-        key = ".".join([*path, unknown["field"]])
+        key = f"{where}.{unknown['field']}".lstrip(".")
         given = value.get(unknown["field"]) if isinstance(value, Mapping) else None
         return f"{key}: unknown key (value {given!r}); legal here: {', '.join(_keys(kind))}"
     if missing := _MISSING.search(said):
-        key = ".".join([*path, missing["field"]])
+        key = f"{where}.{missing['field']}".lstrip(".")
         return f"{key}: missing; legal is {legal(_hints(kind).get(missing['field']))}"
-    return f"{'.'.join(path) or 'the file'}: {value!r} is wrong ({said}); legal is {legal(kind)}"
+    return f"{where or 'the file'}: {value!r} is wrong ({said}); legal is {legal(kind)}"
 
 
 def legal(kind: Any) -> str:
@@ -51,8 +53,9 @@ def legal(kind: Any) -> str:
         return " or ".join(repr(a) for a in get_args(kind))
     if origin in (Union, types.UnionType):
         return " or ".join(legal(a) for a in get_args(kind))
-    if origin is tuple:
-        return f"a list, each {legal(get_args(kind)[0])}"
+    if origin in (tuple, dict):
+        first, last = legal(get_args(kind)[0]), legal(get_args(kind)[-1])
+        return f"a list, each {first}" if origin is tuple else f"a map, each key {first}, each value {last}"
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return f"a map with {', '.join(_keys(kind))}"
     return _WORDS.get(kind, str(kind))
@@ -74,12 +77,12 @@ def _bounds(meta: msgspec.Meta) -> list[str]:
 
 
 def _walk(path: list[str], raw: Any, kind: Any) -> tuple[Any, Any]:
-    """The value and the type that `path` leads to. msgspec writes a list index as `...`."""
+    """The value and the type that `path` leads to. msgspec writes an index, and a map's key, as `...`."""
     for depth, part in enumerate(path):
         kind = _element(kind) if part == "..." or part.isdigit() else _hints(kind).get(part)
         if isinstance(raw, list) and part.isdigit():
             raw = raw[int(part)]
-        elif isinstance(raw, Mapping):
+        elif isinstance(raw, Mapping) and part != "...":
             raw = raw.get(part)
         elif part == "...":
             return _first_bad(raw, path[depth + 1 :], kind), _walk(path[depth + 1 :], None, kind)[1]
@@ -87,8 +90,9 @@ def _walk(path: list[str], raw: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _first_bad(items: Any, rest: list[str], kind: Any) -> Any:
-    """The value at `rest` of the first list element that does not convert to `kind`."""
-    for item in items if isinstance(items, list) else []:
+    """The value at `rest` of the first element, of a list or map, that does not convert to `kind`."""
+    elements = items.values() if isinstance(items, Mapping) else items if isinstance(items, list) else []
+    for item in elements:
         try:
             msgspec.convert(item, kind)
         except msgspec.ValidationError:
@@ -99,7 +103,10 @@ def _first_bad(items: Any, rest: list[str], kind: Any) -> Any:
 def _element(kind: Any) -> Any:
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
-    return get_args(kind)[0] if get_args(kind) else None
+    choices = get_args(kind)
+    if not choices:
+        return None
+    return choices[1] if get_origin(kind) is dict else choices[0]
 
 
 def _hints(kind: Any) -> dict[str, Any]:

@@ -6,26 +6,42 @@ what is served with. Pure: no clock, no I/O.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain
+from typing import Final
 
 import numpy as np
 
 from schema.config import DenseConfig, FeaturesConfig, SlotConfig
 from schema.ids import feature_ids
-from schema.records import F32, Features, IdColumn, Profile, column
+from schema.records import F32, Features, IdColumn, Profile
 
-Ids = tuple[int, ...]
+_ONE: Final = {8}
+"""The sizes of cells of one id each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A user's or an item's own feature ids, a tuple for each slot of its kind, and its dense values."""
+    """A user's or an item's own features, laid out as the columns are: cells to be put behind one another.
 
-    ids: tuple[Ids, ...]
-    dense: F32
+    `ids` <u8 (n,) for each slot of its kind, `values` <f4 (d,) its dense values.
+    """
+
+    ids: tuple[bytes, ...]
+    values: bytes
+
+    @property
+    def dense(self) -> F32:
+        """The dense values, shape (d,)."""
+        return np.frombuffer(self.values, "<f4")
+
+    def slot(self, index: int) -> list[int]:
+        """The ids of the slot at `index` among those of its kind."""
+        ids: list[int] = np.frombuffer(self.ids[index], "<u8").tolist()
+        return ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +87,7 @@ class FeatureBuilder:
         columns = tuple(
             _ragged(slot.slot, [item.ids[i] for item in items]) for i, slot in enumerate(self._item_slots)
         )
-        dense = b"".join(item.dense.tobytes() for item in items)
-        return Features(context, columns, user.dense.tobytes(), dense)
+        return Features(context, columns, user.values, b"".join([item.values for item in items]))
 
     def _encode(
         self, own_id: int, profile: Profile | None, slots: list[SlotConfig], dense: list[DenseConfig]
@@ -83,11 +98,11 @@ class FeatureBuilder:
         for slot in slots:
             field = slot.source.partition(".")[2]
             values = (own_id,) if field == "id" else fields.get(field, ())
-            ids.append(feature_ids(self._id_slot[slot.name], values))
+            ids.append(_cell(feature_ids(self._id_slot[slot.name], values)))
         values_ = [_transformed(d, numbers.get(d.source.partition(".")[2], 0.0)) for d in dense]
-        return Encoded(tuple(ids), np.array(values_, "<f4"))
+        return Encoded(tuple(ids), np.array(values_, "<f4").tobytes())
 
-    def _moment_ids(self, moment: Moment) -> list[tuple[SlotConfig, Ids]]:
+    def _moment_ids(self, moment: Moment) -> list[tuple[SlotConfig, bytes]]:
         local = datetime.fromtimestamp(moment.event_time / 1000, UTC) + self._zone
         context = {"surface": moment.surface, "hour": local.hour, "weekday": local.weekday()}
         found = []
@@ -97,15 +112,19 @@ class FeatureBuilder:
                 values: Sequence[int] = (context[field],)
             else:
                 values = moment.histories.get(field, ())[-self._history_length[field] :]
-            found.append((slot, feature_ids(self._id_slot[slot.name], values)))
+            found.append((slot, _cell(feature_ids(self._id_slot[slot.name], values))))
         return found
 
 
-def _ragged(slot: int, rows: Sequence[Ids]) -> IdColumn:
-    flat = column(list(chain.from_iterable(rows)), "<u8")
-    if all(len(r) == 1 for r in rows):
+def _cell(ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(ids)}Q", *ids)
+
+
+def _ragged(slot: int, rows: Sequence[bytes]) -> IdColumn:
+    flat, sizes = b"".join(rows), [len(row) for row in rows]
+    if set(sizes) == _ONE:
         return IdColumn(slot, flat)
-    return IdColumn(slot, flat, column([len(r) for r in rows], "<u2"))
+    return IdColumn(slot, flat, struct.pack(f"<{len(sizes)}H", *[size // 8 for size in sizes]))
 
 
 def _transformed(dense: DenseConfig, value: float) -> float:

@@ -6,6 +6,8 @@ accessors view them through numpy without a copy. Times are Unix milliseconds.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -30,11 +32,21 @@ def column(values: object, dtype: str) -> bytes:
     return np.ascontiguousarray(values, dtype=dtype).tobytes()
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved."""
+def cells(column: bytes, rows: Sequence[int], size: int) -> bytes:
+    """The cells of `size` bytes of a column at `rows`, in that order."""
+    if len(rows) == 1:  # every late positive
+        return column[rows[0] * size : (rows[0] + 1) * size]
+    return b"".join([column[row * size : (row + 1) * size] for row in rows])
 
 
-class IdColumn(Record, frozen=True, array_like=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of the records: frozen, and written as arrays, so that fields can be appended but not moved.
+
+    They hold no cycles, so the collector need not know of them: millions pass.
+    """
+
+
+class IdColumn(Record, frozen=True, array_like=True, gc=False):
     """The feature ids of one slot for n rows: ids <u8 (total,), lengths <u2 (n,), or empty: one id a row."""
 
     slot: int
@@ -61,6 +73,16 @@ class IdColumn(Record, frozen=True, array_like=True):
             return int.from_bytes(self.lengths, "little") * 8 == len(self.ids)
         return int(np.frombuffer(self.lengths, "<u2").sum()) * 8 == len(self.ids)
 
+    def narrowed(self, rows: Sequence[int], n: int) -> IdColumn:
+        """The column of `rows` alone, of its `n`, in that order."""
+        if not self.lengths:
+            return IdColumn(self.slot, cells(self.ids, rows, 8))
+        ends = [0]
+        for length in struct.unpack(f"<{n}H", self.lengths):
+            ends.append(ends[-1] + 8 * length)
+        ids = b"".join([self.ids[ends[row] : ends[row + 1]] for row in rows])
+        return IdColumn(self.slot, ids, cells(self.lengths, rows, 2))
+
 
 class Features(Record, frozen=True, array_like=True):
     """What the model sees of one request with n impressions.
@@ -81,6 +103,16 @@ class Features(Record, frozen=True, array_like=True):
             and all(c.fits(rows) for c in self.items)
             and len(self.context_dense) % 4 == 0
             and len(self.item_dense) % (4 * rows if rows else 1) == 0
+        )
+
+    def narrowed(self, rows: Sequence[int], n: int) -> Features:
+        """What the model sees of the impressions `rows` alone, of `n`, in that order."""
+        dense = self.item_dense
+        return Features(
+            self.context,
+            tuple(column.narrowed(rows, n) for column in self.items),
+            self.context_dense,
+            cells(dense, rows, len(dense) // n) if dense else dense,
         )
 
 
@@ -145,7 +177,7 @@ class Heartbeat(Record, frozen=True, array_like=True, tag=2):
     event_time: Millis
 
 
-class Action(Record, frozen=True, array_like=True):
+class Action(Record, frozen=True, array_like=True, gc=False):
     """One thing a user did to one item of one request. `value` is the kind's own (seconds watched, …)."""
 
     request_id: str
@@ -162,7 +194,7 @@ class ActionBatch(Record, frozen=True, array_like=True, tag=3):
     actions: tuple[Action, ...]
 
 
-class Source(Record, frozen=True, array_like=True):
+class Source(Record, frozen=True, array_like=True, gc=False):
     """Where a feature log lies in its topic: partition, offset, and its index within the envelope."""
 
     partition: int

@@ -1,7 +1,11 @@
-"""The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool."""
+"""The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool.
+
+A sound request for a feed does not come that far: `serving.shortcut` answers it.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -14,20 +18,24 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from runtime.ops import to_json
+from schema.codec import FEATURE_LOGS
+from schema.errors import InvalidMessage
 from schema.ids import VALUE_LIMIT
-from schema.records import Profile
+from schema.records import FeatureLog, Profile
 from serving import wire
 from serving.audit import KEPT, SHARE
 from serving.feed import NoCandidates
 from serving.gate import Gate
 from serving.replica import Replica
 from serving.schedule import Change
+from serving.shortcut import Shortcut
 from serving.sync import RoundError
 
 _ACCEPTED: Final = 202
 _INVALID: Final = 422
 _UNAVAILABLE: Final = 503
 _NOT_FOUND: Final = 404
+_CONFLICT: Final = 409
 _EXACT: Final = {2.0**63: (1 << 63) - 1, -(2.0**63): -(1 << 63)}
 _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -37,6 +45,9 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},
     _UNAVAILABLE: {"model": wire.Unavailable, "description": "Not now; `detail` says why."},
+}
+_OTHERS: Final[dict[int | str, dict[str, Any]]] = {
+    _CONFLICT: {"model": wire.Refused, "description": "No feature log of what is configured here."},
 }
 _MISSING: Final[dict[int | str, dict[str, Any]]] = {
     _NOT_FOUND: {"model": wire.Refused, "description": "Not kept; `detail` says what is."},
@@ -54,6 +65,10 @@ def create_app(replica: Replica) -> FastAPI:
 
     app = FastAPI(title="Headwater serving replica", lifespan=lifespan)
     serving = replica.config.serving
+    tasks = [task.name for task in replica.config.tasks]
+    app.add_middleware(
+        Shortcut, feeds=replica.feeds, size=serving.feed_size, encode=lambda feed: wire.feed_json(feed, tasks)
+    )
     app.add_middleware(Gate, api_key=serving.api_key, max_requests=serving.max_requests)
     app.exception_handler(RequestValidationError)(_invalid)
     api, ops = _Api(replica), _Ops(replica)
@@ -66,6 +81,13 @@ def create_app(replica: Replica) -> FastAPI:
     app.add_api_route("/v1/users", api.users, **taken)
     app.add_api_route("/v1/items/{item_id}", api.item, methods=["GET"], responses=_ERRORS)
     app.add_api_route("/v1/explain/{request_id}", api.explain, methods=["GET"], responses=_ERRORS | _MISSING)
+    app.add_api_route(
+        "/v1/explain",
+        api.explain_log,
+        methods=["POST"],
+        response_model=wire.Explanation,
+        responses=_ERRORS | _OTHERS,
+    )
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
     app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
     routes: dict[str, Callable[..., Response]] = {
@@ -137,10 +159,11 @@ class _Api:
     def item(self, item_id: wire.Id) -> wire.ItemSlots:
         """What an item's slots hold; of an item without a profile, its id alone."""
         encoded = self._replica.intake.catalogue.item(item_id)
-        slots = dict(zip(self._item_slots, encoded.ids, strict=True))
-        return wire.ItemSlots(
-            item_id=item_id, slots={name: [i % VALUE_LIMIT for i in ids] for name, ids in slots.items()}
-        )
+        slots = {
+            name: [i % VALUE_LIMIT for i in encoded.slot(index)]
+            for index, name in enumerate(self._item_slots)
+        }
+        return wire.ItemSlots(item_id=item_id, slots=slots)
 
     def explain(self, request_id: wire.Name) -> wire.Explanation:
         """What each slot of a sampled request held, what scored it, and its scores computed again."""
@@ -151,6 +174,14 @@ class _Api:
                 f"{request_id}: its parameters are not kept here; one request in {1 / SHARE:g} is, of the "
                 f"last {KEPT} such ones",
             )
+        return wire.Explanation.model_validate(found, strict=False)
+
+    def explain_log(self, request: wire.LogToExplain) -> wire.Explanation:
+        """What each slot of a logged request held, and its scores again if what scored it is served still."""
+        try:
+            found = self._replica.audit.explain_log(_log_in(request.envelope), self._replica.parameters)
+        except ValueError as error:
+            raise HTTPException(_CONFLICT, f"envelope: {error}") from error
         return wire.Explanation.model_validate(found, strict=False)
 
     def users(self, request: wire.UsersRequest) -> wire.Accepted:
@@ -214,6 +245,25 @@ class _Ops:
         """For each shard and table, the digest of the rows served, to be compared with the shard's own."""
         digests = self._replica.parameters.digests()
         return _json([{**asdict(d), "digest": f"{d.digest:016x}"} for d in digests])
+
+
+def _log_in(envelope: str) -> FeatureLog:
+    """The one feature log of an envelope in base 64.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        records = FEATURE_LOGS.decode(base64.b64decode(envelope, validate=True))
+    except InvalidMessage as error:
+        raise ValueError(str(error)) from error
+    log = records[0] if len(records) == 1 else None
+    if not isinstance(log, FeatureLog):
+        raise ValueError(f"{len(records)} records; legal is one feature log")  # noqa: TRY004 - of the caller's
+    problem = log.problem()
+    if problem is not None:
+        raise ValueError(problem)
+    return log
 
 
 def _json(value: Any) -> Response:

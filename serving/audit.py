@@ -22,11 +22,13 @@ from torch import Tensor
 from models.batch import Collator
 from models.heads import Heads
 from models.mmoe import MMoE
+from runtime.logs import about
 from schema.codec import FEATURE_LOGS
 from schema.config import Config
-from schema.ids import VALUE_LIMIT
 from schema.records import F32, U64, FeatureLog
+from serving.parameters import Parameters
 from serving.ranker import Ranking, scores
+from serving.telling import Teller
 
 _log = logging.getLogger(__name__)
 
@@ -57,9 +59,8 @@ class Audit:
 
     def __init__(self, config: Config, share: float = SHARE, kept: int = KEPT) -> None:
         self._collator = Collator(config.features)
-        self._names = {slot.slot: slot.name for slot in config.features.slots}
+        self._teller = Teller(config)
         self._heads = Heads.of(config)
-        self._tasks = [task.name for task in config.tasks]
         self._below = int(share * (1 << 32))
         self._kept = kept
         self._sampled: OrderedDict[str, Sampled] = OrderedDict()
@@ -79,54 +80,37 @@ class Audit:
 
     def note(self, log: FeatureLog, ranking: Ranking) -> None:
         """Sample a served request, maybe: by its id, which is random."""
-        reading = ranking.reading
-        if reading is None or reading.model is None or int(log.request_id[:8], 16) >= self._below:
+        reading, batch = ranking.reading, ranking.batch
+        if reading is None or reading.model is None or batch is None:
             return
-        sampled = Sampled(FEATURE_LOGS.encode([log]), reading.model, ranking.ids, reading.embeddings)
+        if int(log.request_id[:8], 16) >= self._below:
+            return
+        sampled = Sampled(FEATURE_LOGS.encode([log]), reading.model, batch.ids, reading.embeddings)
         self._sampled[log.request_id] = sampled
         while len(self._sampled) > self._kept:
             self._sampled.popitem(last=False)
         self._waiting.put(sampled)
 
     def explain(self, request_id: str) -> dict[str, Any] | None:
-        """What each slot of a request held, what scored it, and its scores again; None if it is not kept."""
+        """What `serving.telling` says of a request, its scores computed again; None if it is not kept."""
         sampled = self._sampled.get(request_id)
         if sampled is None:
             return None
         log = sampled.log()
-        again = self._again(sampled, log)
-        return {
-            "request_id": log.request_id,
-            "user_id": log.user_id,
-            "event_time": log.event_time,
-            "model": {"dense": log.model.dense, "shards": log.model.shards},
-            "context": {
-                self._names.get(c.slot, str(c.slot)): _values(c.values()) for c in log.features.context
-            },
-            "items": self._items(log, again),
-            "same_bits": again.tobytes() == log.scores,
-        }
+        return self._teller.tell(log, self._again(sampled, log))
 
-    def _items(self, log: FeatureLog, again: F32) -> list[dict[str, Any]]:
-        served = np.frombuffer(log.scores, "<f4").reshape(len(log), -1)
-        propensities = np.frombuffer(log.propensities, "<f4").tolist() or [None] * len(log)
-        columns = {}
-        for column in log.features.items:
-            ends = np.cumsum(column.row_lengths(len(log)))[:-1]
-            columns[self._name(column.slot)] = np.split(column.values(), ends)
-        return [
-            {
-                "item_id": item,
-                "propensity": propensities[row],
-                "slots": {name: _values(rows[row]) for name, rows in columns.items()},
-                "served": dict(zip(self._tasks, served[row].tolist(), strict=True)),
-                "again": dict(zip(self._tasks, again[row].tolist(), strict=True)),
-            }
-            for row, item in enumerate(log.item_ids().tolist())
-        ]
+    def explain_log(self, log: FeatureLog, parameters: Parameters) -> dict[str, Any]:
+        """As `explain`, of any log: scored again where `parameters` are those that scored it.
 
-    def _name(self, slot: int) -> str:
-        return self._names.get(slot, str(slot))
+        Raises:
+            ValueError: the log is not of the configured features and tasks.
+        """
+        batch = self._collator.collate([log.features], [len(log)])
+        reading = parameters.read(batch.ids)
+        again = None
+        if reading.model is not None and reading.version == log.model and log.scores:
+            again = scores(self._heads, reading.model, batch, reading.embeddings)
+        return self._teller.tell(log, again)
 
     def _again(self, sampled: Sampled, log: FeatureLog) -> F32:
         batch = self._collator.collate([log.features], [len(log)])
@@ -143,8 +127,5 @@ class Audit:
             else:
                 self.mismatched += 1
                 _MISMATCHED.inc()
-                _log.error("request %s: its log does not give the scores that were served", log.request_id)
-
-
-def _values(ids: U64) -> list[int]:
-    return [int(feature) % VALUE_LIMIT for feature in ids.tolist()]
+                with about(request_id=log.request_id):
+                    _log.error("its log does not give the scores that were served")

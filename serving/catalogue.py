@@ -98,7 +98,7 @@ def _sound(profile: Profile, encode: Callable[[int, Profile], Encoded]) -> Encod
         encoded = encode(profile.id, profile)
     if not np.isfinite(encoded.dense).all():
         raise ValueError(f"numbers: {profile.numbers}; legal are finite 32-bit floats")
-    longest = max(map(len, encoded.ids), default=0)
+    longest = max(map(len, encoded.ids), default=0) // 8
     if longest > MAX_VALUES:
         raise ValueError(f"fields: {longest} values for one slot; legal is at most {MAX_VALUES}")
     return encoded

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
+from runtime.logs import about
 from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
 from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
@@ -55,6 +56,19 @@ class Feed:
     propensities: F32
     explored: NDArray[np.bool_]
     origins: tuple[Origin, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A feed and what its log is made of: the `features` of all `candidates`, of which it shows `rows`."""
+
+    feed: Feed
+    user_id: int
+    surface: int
+    features: Features
+    candidates: int
+    rows: list[int]
+    ranking: Ranking
 
 
 Retrieve = Callable[[int, Moment], Candidates]
@@ -98,6 +112,7 @@ class FeedMaker:
         self._served = served
         self._audit = audit
         self._clock = clock
+        self._rng = np.random.default_rng()
         self._made = 0
         self._shown = [0] * len(Origin)
 
@@ -111,61 +126,66 @@ class FeedMaker:
         """How many items have been shown, by where they came from."""
         return {origin.name.lower(): self._shown[origin] for origin in Origin}
 
-    def _note(self, origins: Sequence[Origin]) -> None:
+    def _count(self, origins: Sequence[Origin]) -> None:
         for origin, count in Counts(origins).items():
             self._shown[origin] += count
             _SHOWN.labels(origin.name.lower()).inc(count)
 
     def feed(self, user_id: int, surface: int, size: int) -> Feed:
-        """The best `size` candidates for `user_id` now, or all where there are fewer.
+        """As `make`, and noted at once."""
+        made = self.make(user_id, surface, size)
+        self.note(made)
+        return made.feed
 
-        Without a model they come in the order of the candidates, the most popular first. A full outbox loses
-        the log, which is counted, but not the feed.
+    def make(self, user_id: int, surface: int, size: int) -> Made:
+        """The best `size` candidates for `user_id` now, or all where there are fewer; to be noted when shown.
+
+        Without a model they come in the order of the candidates, the most popular first.
 
         Raises:
             NoCandidates: no item is known.
         """
-        with _SECONDS.time():
+        request = uuid.uuid4().hex
+        with _SECONDS.time(), about(request_id=request):
             moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
             candidates = self._retrieve(user_id, moment)
             if not candidates.items:
                 raise NoCandidates(
                     "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
                 )
-            feed, log = self._make(candidates, user_id, moment, size)
+            return self._made_of(request, candidates, user_id, moment, size)
+
+    def note(self, made: Made) -> None:
+        """Log a feed and count it. A full outbox loses the log, which is counted."""
+        log = _log_of(made)
+        self._audit.note(log, made.ranking)
         self._logs.offer(log)
         self._made += 1
-        self._note(feed.origins)
-        if feed.final is not None:
+        self._count(made.feed.origins)
+        if made.feed.final is not None:
             self._served(self._clock())
-        _FEEDS.labels("popularity" if feed.final is None else "ranked").inc()
-        return feed
+        _FEEDS.labels("popularity" if made.feed.final is None else "ranked").inc()
 
-    def _make(
-        self, candidates: Candidates, user_id: int, moment: Moment, size: int
-    ) -> tuple[Feed, FeatureLog]:
+    def _made_of(self, request: str, candidates: Candidates, user_id: int, moment: Moment, size: int) -> Made:
         catalogue = self._intake.catalogue
         user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates.items]
-        ranking = self._ranker.rank(self._builder.build(user, moment, items), len(items))
-        request = uuid.uuid4()
-        rng = np.random.default_rng(request.int)
-        chosen = slate(_best(ranking, len(items)), size, self._explore_share, rng)
-        shown = self._builder.build(user, moment, [items[i] for i in chosen.chosen])
-        scored = self._ranker.rescored(ranking, shown, len(chosen.chosen)) or (None, None)
+        features = self._builder.build(user, moment, items)
+        ranking = self._ranker.rank(features, len(items))
+        chosen = slate(_best(ranking, len(items)), size, self._explore_share, self._rng)
+        tasks, final = self._ranker.rescored(ranking, chosen.chosen) or (None, None)
+        rows = chosen.chosen.tolist()
         feed = Feed(
-            request.hex,
+            request,
             moment.event_time,
-            tuple(candidates.items[i] for i in chosen.chosen),
+            tuple([candidates.items[row] for row in rows]),
             ranking.version,
-            scored[0],
-            scored[1],
+            tasks,
+            final,
             chosen.propensities,
             chosen.explored,
-            tuple(candidates.origins[i] for i in chosen.chosen),
+            tuple([candidates.origins[row] for row in rows]),
         )
-        log = _log_of(feed, user_id, moment.surface, shown)
-        self._audit.note(log, ranking)
-        return feed, log
+        return Made(feed, user_id, moment.surface, features, len(items), rows, ranking)
 
 
 def _best(ranking: Ranking, count: int) -> I64:
@@ -175,16 +195,17 @@ def _best(ranking: Ranking, count: int) -> I64:
     return np.argsort(-ranking.final, kind="stable")
 
 
-def _log_of(feed: Feed, user_id: int, surface: int, shown: Features) -> FeatureLog:
+def _log_of(made: Made) -> FeatureLog:
+    feed = made.feed
     return FeatureLog(
         request_id=feed.request_id,
-        user_id=user_id,
+        user_id=made.user_id,
         event_time=feed.event_time,
-        surface=surface,
+        surface=made.surface,
         model=feed.version,
         items=column(feed.items, "<i8"),
         positions=column(range(len(feed.items)), "<u2"),
-        features=shown,
+        features=made.features.narrowed(made.rows, made.candidates),
         scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
         propensities=column(feed.propensities, "<f4"),
         origins=bytes(feed.origins),

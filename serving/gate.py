@@ -6,15 +6,20 @@ Pure ASGI, so that a request which is not let in costs next to nothing. Knows no
 from __future__ import annotations
 
 import hmac
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.logs import about
 from runtime.ops import to_json
 
 MAX_BODY: Final = 1 << 20
 KEY_HEADER: Final = "X-API-Key"
+CALL_HEADER: Final = "X-Request-ID"
+"""What a caller, or the balancer before us, names a call by; our logs name it so, too."""
+_CALL_LENGTH: Final = 100
 
 _UNAUTHORIZED: Final = 401
 _TOO_LARGE: Final = 413
@@ -55,9 +60,12 @@ class Gate:
             )
             await _refuse(send, _TOO_MANY, why)
         else:
-            await self._let_in(scope, receive, send, headers.get(b"content-length"))
+            await self._let_in(scope, receive, send, headers)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send, length: bytes | None) -> None:
+    async def _let_in(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]
+    ) -> None:
+        length, call = headers.get(b"content-length"), headers.get(CALL_HEADER.lower().encode())
         too_large = f"the body is larger than {MAX_BODY} bytes"
         if length is not None and length.isdigit() and int(length) > MAX_BODY:
             await _refuse(send, _TOO_LARGE, too_large)
@@ -67,8 +75,11 @@ class Gate:
             body = await _whole(receive)
             if body is None:
                 await _refuse(send, _TOO_LARGE, too_large)
+            elif call is None:
+                await self._app(scope, again(body, receive), send)
             else:
-                await self._app(scope, _again(body, receive), send)
+                with about(call=call[:_CALL_LENGTH].decode(errors="replace")):
+                    await self._app(scope, again(body, receive), send)
         finally:
             self._under_way -= 1
 
@@ -87,7 +98,7 @@ async def _whole(receive: Receive) -> bytes | None:
     return b"".join(parts)
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
+def again(body: bytes, receive: Receive) -> Receive:
     """A receive that gives the body that has been read, and then what comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

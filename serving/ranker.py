@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from models.batch import Batch, Collator
 from models.heads import Heads
 from models.mmoe import MMoE
 from schema.config import Config
-from schema.records import F32, U64, Features, ModelVersion
+from schema.records import F32, I64, Features, ModelVersion
 from serving.parameters import Parameters, Reading
 
 _log = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ _NOT_FINITE: Final = Counter(
 class Ranking:
     """Scores of n candidates: `tasks` f32 (n, tasks) and their weighted sum `final` f32 (n,).
 
-    Both are None where no model could rank them. `reading` is what they were ranked with, and `ids` by table,
-    in ascending order, what it was read for.
+    Both are None where no model could rank them. `reading` is what they were ranked with, and `batch` what it
+    was read for.
     """
 
     version: ModelVersion
     tasks: F32 | None = None
     final: F32 | None = None
     reading: Reading | None = None
-    ids: Mapping[str, U64] = field(default_factory=dict)
+    batch: Batch | None = None
 
 
 class Ranker:
@@ -61,22 +61,18 @@ class Ranker:
             _NOT_FINITE.inc()
             _log.error("the scores by dense version %d are not finite", reading.version.dense)
             return Ranking(ModelVersion(0, reading.version.shards))
-        return Ranking(reading.version, tasks, tasks @ self._weights, reading, batch.ids)
+        return Ranking(reading.version, tasks, tasks @ self._weights, reading, batch)
 
-    def rescored(self, ranking: Ranking, shown: Features, count: int) -> tuple[F32, F32] | None:
-        """(tasks, final) of the `count` of the ranked candidates that are shown; None if none were ranked.
+    def rescored(self, ranking: Ranking, chosen: I64) -> tuple[F32, F32] | None:
+        """(tasks, final) of the ranked candidates that are shown, by index; None if none were ranked.
 
-        Computed anew from `shown` alone, with the parameters that ranked, so that whoever has the log and
-        these parameters gets the same bits: a product's last ones depend on how many rows it is taken of.
+        Computed anew of them alone, with the parameters that ranked, so that whoever has the log and these
+        parameters gets the same bits: a product's last ones depend on how many rows it is taken of.
         """
-        if ranking.reading is None or ranking.reading.model is None:
+        reading, batch = ranking.reading, ranking.batch
+        if reading is None or reading.model is None or batch is None:
             return None
-        batch = self._collator.collate([shown], [count])
-        read = ranking.reading.embeddings
-        rows = {
-            t: read[t][torch.from_numpy(np.searchsorted(ranking.ids[t], ids))] for t, ids in batch.ids.items()
-        }
-        tasks = scores(self._heads, ranking.reading.model, batch, rows)
+        tasks = scores(self._heads, reading.model, batch.narrowed(chosen), reading.embeddings)
         return tasks, tasks @ self._weights
 
 

@@ -177,6 +177,7 @@ class Replica:
             "feature_logs": self.outboxes.feature_logs.offered,
             "freshness": asdict(self.freshness.summary()),
             "freshness_stages": self.stages.summary(),
+            "traces": self.stages.traces(),
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
             "candidates": len(self.intake.candidates.items),
@@ -193,6 +194,4 @@ class Replica:
 
 def new_model(config: Config) -> MMoE:
     """The ranker of `config`, untrained."""
-    slot = config.features.slots[0]
-    dim = next(table.dim for table in config.parameter_server.tables if table.name == slot.table)
-    return MMoE(config.model, config.features, len(config.tasks), dim)
+    return MMoE.of(config)

@@ -1,10 +1,11 @@
-"""How long traced samples took from stage to stage: event, completed, trained, applied here, served here.
+"""How long samples took from stage to stage: event, completed, joined, trained, applied here, served here.
 
 Pure: every time is handed in, in Unix ms.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from typing import Any, Final
@@ -12,22 +13,30 @@ from typing import Any, Final
 import numpy as np
 from prometheus_client import Histogram
 
+from runtime.logs import about
 from schema.records import I64
+from schema.stages import trace_name
+
+_log = logging.getLogger(__name__)
 
 CAPACITY: Final = 20_000
+_TIMES: Final = ("event", "completed", "joined", "trained", "applied", "served")
 SPANS: Final = {
     "completed": (0, 1),
-    "trained": (1, 2),
-    "applied": (2, 3),
-    "served": (3, 4),
-    "completed_to_served": (1, 4),
-    "event_to_served": (0, 4),
+    "joined": (1, 2),
+    "trained": (2, 3),
+    "applied": (3, 4),
+    "served": (4, 5),
+    "completed_to_served": (1, 5),
+    "event_to_served": (0, 5),
 }
-"""Each span of a sample's way by its name: the two of its five times that it lies between."""
+"""Each span of a sample's way by its name: the two of its six times that it lies between."""
+
+_TRACES: Final = 256
 
 _SECONDS: Final = Histogram(
     "headwater_freshness_stage_seconds",
-    "Time of a sample's way, by span: completed (since its event), trained, applied, served.",
+    "Time of a sample's way, by span: completed (since its event), joined, trained, applied, served.",
     ["stage"],
     buckets=(0.01, 0.05, 0.1, 0.2, 0.5, 1, 1.5, 2, 3, 4, 5, 7.5, 10, 20, 60, 300, 600, 1800),
 )
@@ -40,13 +49,15 @@ class Stages:
         self._lock = threading.Lock()
         self._pending: list[I64] = []
         self._done: deque[I64] = deque(maxlen=capacity)
+        self._traced: deque[tuple[int, I64]] = deque(maxlen=_TRACES)
 
     def applied(self, traced: I64, now: int) -> None:
-        """Note samples, int64 (n, 3) as `schema.stages.unpack` gives them, that are applied at `now`."""
+        """Note samples, int64 (n, 5) as `schema.stages.unpack` gives them, that are applied at `now`."""
         if not len(traced):
             return
+        times, traces = traced[:, :-1], traced[:, -1:]
         with self._lock:
-            self._pending.append(np.column_stack((traced, np.full(len(traced), now))))
+            self._pending.append(np.column_stack((times, np.full(len(traced), now), traces)))
 
     def served(self, now: int) -> None:
         """Note a feed at `now`: the first since they were applied serves all samples that wait."""
@@ -55,10 +66,23 @@ class Stages:
         with self._lock:
             waiting, self._pending = self._pending, []
         for rows in waiting:
-            for row in np.column_stack((rows, np.full(len(rows), now))):
+            times = np.column_stack((rows[:, :-1], np.full(len(rows), now)))
+            for row, trace in zip(times, rows[:, -1].tolist(), strict=True):
                 self._done.append(row)
+                if trace:
+                    self._traced.append((trace, row))
+                    with about(trace=trace_name(trace)):
+                        _log.debug("a feed is served with a traced sample of %d", row[0])
                 for name, (start, end) in SPANS.items():
                     _SECONDS.labels(name).observe(max(0, int(row[end] - row[start])) / 1000)
+
+    def traces(self) -> list[dict[str, Any]]:
+        """The ways of the last traced samples that have been served: times in Unix ms by stage."""
+        found = list(self._traced)
+        return [
+            {"trace": trace_name(trace)} | dict(zip(_TIMES, row.tolist(), strict=True))
+            for trace, row in found
+        ]
 
     def summary(self) -> dict[str, Any]:
         """By span, the percentiles in seconds over the samples served; their number as "count"."""

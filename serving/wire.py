@@ -197,8 +197,17 @@ class ExplainedItem(_Model):
     again: dict[str, float]
 
 
+class LogToExplain(_Model):
+    """A feature log: the envelope of one record, as Kafka has it, in base 64."""
+
+    envelope: Annotated[str, Field(max_length=1 << 20)]
+
+
 class Explanation(_Model):
-    """A request as its log has it; `same_bits`: the log gives the very scores that were served."""
+    """A request as its log has it; `same_bits`: the log gives the very scores that were served.
+
+    It is null, and `again` empty, where the parameters that scored it are not at hand.
+    """
 
     request_id: str
     user_id: int
@@ -206,7 +215,7 @@ class Explanation(_Model):
     model: ModelInfo
     context: dict[str, list[int]]
     items: list[ExplainedItem]
-    same_bits: bool
+    same_bits: bool | None
 
 
 class Accepted(_Model):

@@ -28,7 +28,7 @@ from simulation.truth import World
 _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE: Final = 256
-"""Visits under way at most; beyond it a visit that is due does not happen, as a user goes elsewhere."""
+"""Visits that wait for a feed at most; beyond it one that is due does not happen: its user goes elsewhere."""
 
 _BLOCK: Final = 256
 
@@ -75,6 +75,7 @@ class Visits:
         self._decoder = msgspec.json.Decoder(Feed)
         self._block: tuple[int, Visitors] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
+        self._asking = 0
         self._stopping = False
 
     @property
@@ -131,9 +132,7 @@ class Visits:
         user, surface = self._visitor(number)
         client = self._arms.client(user)
         try:
-            answer = await client.post(
-                "/v1/feed", {"user_id": user, "surface": surface}, lambda: not self._stopping
-            )
+            answer = await self._ask(client, {"user_id": user, "surface": surface})
             if answer is None:
                 return
             feed = self._decoder.decode(answer)
@@ -144,6 +143,13 @@ class Visits:
                 await self._act(client, user, bodies(feed.request_id, done, self._now()))
         except (Rejected, msgspec.DecodeError) as error:
             self._refused(client, number, error)
+
+    async def _ask(self, client: ReplicaClient, body: dict[str, int]) -> bytes | None:
+        self._asking += 1
+        try:
+            return await client.post("/v1/feed", body, lambda: not self._stopping)
+        finally:
+            self._asking -= 1
 
     def _served(self, number: int, user: int, feed: Feed) -> Reactions:
         """Count the feed, note how interesting it truly is, and decide what its user will do."""
@@ -190,7 +196,7 @@ class Visits:
         _log.error("visit %d: %s", number, error)
 
     def _begin(self, number: int) -> None:
-        if len(self._under_way) >= MOST_AT_ONCE:
+        if self._asking >= MOST_AT_ONCE:
             self.counts.skipped += 1
             return
         self._start(self.visit(number))

@@ -78,6 +78,7 @@ async def _run(config: Config, worker: int) -> int:
         if job.failure is None:
             await job.finish(_FINISH_SECONDS)
     finally:
+        job.leave()
         stopped = await _stop(app)
         await job.close()
         ops.stop()

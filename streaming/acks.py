@@ -6,6 +6,7 @@ Knows nothing of Kafka: offsets are integers.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 
 class OffsetTracker:
@@ -50,10 +51,15 @@ class OffsetTracker:
 
     def resolve(self, offset: int) -> None:
         """One record of the message at `offset` is done with."""
-        left = self._left[offset] - 1
-        if left < 0:
-            raise AssertionError(f"offset {offset} was resolved more often than it has records")
-        self._left[offset] = left
+        self.resolve_all((offset,))
+
+    def resolve_all(self, offsets: Sequence[int]) -> None:
+        """As `resolve` for each."""
+        for offset in offsets:
+            left = self._left[offset] - 1
+            if left < 0:
+                raise AssertionError(f"offset {offset} was resolved more often than it has records")
+            self._left[offset] = left
 
     def join(self, first: int, last: int) -> None:
         """Acknowledge the messages `first` to `last` together or not at all.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import cast
 
-from schema.records import FeatureLog, Features, IdColumn, SampleBlock, Source
-from streaming.join import Emission
-from streaming.request import Bits
+from schema.records import Features, IdColumn, SampleBlock, Source
+from streaming import cells
+from streaming.emission import Emission
+from streaming.heads import Head, features_of
 from streaming.sampling import Sampler, log_keep
 
 
@@ -27,38 +29,45 @@ class BlockMaker:
         self._sampler = sampler
 
     def make(self, emission: Emission, resolved_below: int, completed_at: int) -> SampleBlock:
-        """The block of `emission`; see `SampleBlock` for the other two."""
-        request, log = emission.request, emission.log
-        rows, tasks = len(log), len(self._tasks)
-        kept: Sequence[int] = range(rows) if emission.mask is None else sorted(emission.mask)
-        whole = len(kept) == rows
+        """The block of `emission`; see `SampleBlock` for the other two.
+
+        Of a whole request the features are the bytes that came, which the encoder writes as they are.
+        """
+        head, tasks = emission.head, len(self._tasks)
+        rows = len(head)
+        whole = emission.mask == cells.every(rows, tasks)
+        kept: Sequence[int] = range(rows) if whole else cells.rows_in(emission.mask, tasks)
+        labels, mask, retract = emission.labels, emission.mask, emission.retract
+        if not whole:
+            labels, mask, retract = (cells.gather(some, kept, tasks) for some in (labels, mask, retract))
         return SampleBlock(
-            source=Source(self._partition, request.offset, request.index),
-            resolved_below=resolved_below,
-            completed_at=completed_at,
-            request_id=log.request_id,
-            user_id=log.user_id,
-            event_time=log.event_time,
-            surface=log.surface,
-            tasks=self._tasks,
-            rows=_every_row(rows) if whole else struct.pack(f"<{len(kept)}H", *kept),
-            items=log.items if whole else _cells(log.items, kept, 8),
-            positions=log.positions if whole else _cells(log.positions, kept, 2),
-            features=log.features if whole else _features(log, kept),
-            labels=_labels(emission.labels, kept, tasks),
-            mask=_ones(rows * tasks) if emission.mask is None else _flags(emission.mask, kept, tasks),
-            log_keep=self._log_keep(emission, kept),
-            scores=log.scores
-            if whole or not log.scores
-            else _cells(log.scores, kept, len(log.scores) // rows),
-            retract=_flags(emission.retract, kept, tasks) if emission.retract else b"",
-            late_offset=emission.late,
+            self._source(emission),
+            resolved_below,
+            completed_at,
+            head.request_id,
+            head.user_id,
+            head.event_time,
+            head.surface,
+            self._tasks,
+            _every_row(rows) if whole else struct.pack(f"<{len(kept)}H", *kept),
+            head.items if whole else _pick(head.items, kept, 8),
+            head.positions if whole else _pick(head.positions, kept, 2),
+            cast("Features", head.features) if whole else _features(head, kept),
+            cells.labels(labels, len(kept), tasks),
+            cells.flags(mask, len(kept), tasks),
+            self._log_keep(emission, kept),
+            head.scores if whole else _pick(head.scores, kept, len(head.scores) // rows),
+            cells.flags(retract, len(kept), tasks) if retract else b"",
+            emission.late,
         )
+
+    def _source(self, emission: Emission) -> Source:
+        return Source(self._partition, emission.request.offset, emission.request.index)
 
     def _log_keep(self, emission: Emission, kept: Sequence[int]) -> bytes:
         if not self._sampler.active:
             return bytes(4 * len(kept))
-        probabilities = self._sampler.probabilities(emission.log, emission.request.mean)
+        probabilities = self._sampler.probabilities(emission.head, emission.request.mean)
         return log_keep([probabilities[row] for row in kept])
 
 
@@ -67,53 +76,28 @@ def _every_row(n: int) -> bytes:
     return struct.pack(f"<{n}H", *range(n))
 
 
-@lru_cache(maxsize=4096)
-def _ones(n: int) -> bytes:
-    return b"\x01" * n
-
-
-def _labels(hits: Bits, kept: Sequence[int], tasks: int) -> bytes:
-    if not hits:
-        return bytes(4 * len(kept) * tasks)
-    return b"".join([_label_row(hits.get(row, 0), tasks) for row in kept])
-
-
-def _flags(bits: Bits, kept: Sequence[int], tasks: int) -> bytes:
-    return b"".join([_flag_row(bits.get(row, 0), tasks) for row in kept])
-
-
-@lru_cache(maxsize=4096)
-def _label_row(bits: int, tasks: int) -> bytes:
-    return struct.pack(f"<{tasks}f", *(bits >> task & 1 for task in range(tasks)))
-
-
-@lru_cache(maxsize=4096)
-def _flag_row(bits: int, tasks: int) -> bytes:
-    return bytes(bits >> task & 1 for task in range(tasks))
-
-
-def _cells(column: bytes, rows: Sequence[int], size: int) -> bytes:
+def _pick(column: bytes, rows: Sequence[int], size: int) -> bytes:
     if len(rows) == 1:  # every late positive
         return column[rows[0] * size : (rows[0] + 1) * size]
     return b"".join([column[row * size : (row + 1) * size] for row in rows])
 
 
-def _features(log: FeatureLog, rows: Sequence[int]) -> Features:
-    features, n = log.features, len(log)
+def _features(head: Head, rows: Sequence[int]) -> Features:
+    features, n = features_of(head.features), len(head)
     dense = features.item_dense
     return Features(
         features.context,
         tuple(_column(c, rows, n) for c in features.items),
         features.context_dense,
-        _cells(dense, rows, len(dense) // n) if dense else dense,
+        _pick(dense, rows, len(dense) // n) if dense else dense,
     )
 
 
 def _column(column: IdColumn, rows: Sequence[int], n: int) -> IdColumn:
     if not column.lengths:
-        return IdColumn(column.slot, _cells(column.ids, rows, 8))
+        return IdColumn(column.slot, _pick(column.ids, rows, 8))
     ends = [0]
     for length in struct.unpack(f"<{n}H", column.lengths):
         ends.append(ends[-1] + 8 * length)
     ids = b"".join([column.ids[ends[row] : ends[row + 1]] for row in rows])
-    return IdColumn(column.slot, ids, _cells(column.lengths, rows, 2))
+    return IdColumn(column.slot, ids, _pick(column.lengths, rows, 2))

@@ -10,6 +10,7 @@ class Counts:
 
     `rows` are by kind of emission: "close", "early", "late". `late` blocks found their request in the late
     store, `dropped` rows are those of sampling, `spilled` requests left their features on disk while open.
+    `parked` actions went to the late store because no feature log had come in their window.
     """
 
     __slots__ = (
@@ -22,6 +23,7 @@ class Counts:
         "heartbeats",
         "ignored",
         "late",
+        "parked",
         "rows",
         "spilled",
     )
@@ -35,6 +37,7 @@ class Counts:
         self.blocks = 0
         self.rows: Counter[str] = Counter()
         self.late = 0
+        self.parked = 0
         self.dropped = 0
         self.spilled = 0
         self.dead_letters: Counter[str] = Counter()

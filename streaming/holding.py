@@ -6,6 +6,7 @@ Knows files and threads; the messages are the job's.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from runtime.errors import BrokerUnavailable
 from schema.config import Config
 from streaming.clocks import steady_ms, wall_ms
 from streaming.counts import Counts
+from streaming.emitter import MissingLog
 from streaming.late import LateStore, LateStoreError, MemoryStore
 from streaming.partition import Partition, Timing
 from streaming.reread import Reread, Stopped
@@ -71,21 +73,20 @@ class Holding:
             keep = config.streaming.late_horizon_seconds + config.streaming.window_seconds
             self._disk = self._open_disk(self._folder, keep)
             store = self._disk or store
-        mark = None if self._disk is None else self._disk.mark
         topics, streaming = config.kafka.topics, config.streaming
-        self.sampler = Sampler(streaming.sampling, rules.tasks, None if mark is None else mark.mean)
         self.partition = Partition(
             number,
             (topics.feature_logs.name, topics.user_actions.name),
             rules,
             Timing(round(streaming.disorder_seconds * 1000), round(streaming.idle_seconds * 1000)),
-            sampler=self.sampler,
+            sampler=Sampler(streaming.sampling, rules.tasks),
             store=store,
             counts=counts,
             now=steady_ms(),
         )
         self.partition.join.held = True
         self.partition.join.store_behind = self._disk is not None
+        self.partition.join.whole = config.streaming.late_horizon_seconds == 0
         self._past = asyncio.create_task(self._bring_back(self._disk.twin() if self._disk else store))
         self._past.add_done_callback(self._note_end)
         self._failed = failed
@@ -104,15 +105,15 @@ class Holding:
                 "late actions go on without what it lacks",
                 self.number,
             )
-            self.partition.caught_up(wall_ms())
+            self.partition.go_on(wall_ms())
         self.partition.advance(wall_ms())
 
     def checkpoint(self) -> dict[Side, int]:
         """Write the late store, and say below which offsets everything may be acknowledged."""
         safe = self.partition.acknowledged()
         if self._disk is not None:
-            if Side.FEATURES in safe and not self.partition.join.store_behind:
-                self._disk.set_mark(safe[Side.FEATURES], self.sampler.mean)
+            if Side.FEATURES in safe and self.partition.join.whole:
+                self._disk.set_mark(safe[Side.FEATURES], safe.get(Side.ACTIONS, 0))
             self._disk.flush()
         return safe
 
@@ -164,31 +165,29 @@ class Holding:
     def _read_past(self, store: LateStore, loop: asyncio.AbstractEventLoop) -> None:
         mark = None if self._disk is None else self._disk.mark
         reread = Reread(self._config, self.number, store, mark, lambda: self._closed)
+        join = self.partition.join
+
+        def say(work: Callable[..., None], *what: object) -> None:
+            loop.call_soon_threadsafe(self._guarded, work, *what)
+
         try:
             reread.locate()
-            if self.partition.join.held:
-                reread.recall()
-                loop.call_soon_threadsafe(self._on_recalled)
+            if join.held:
+                say(self.partition.recalled, reread.recall(), wall_ms())
             if self._disk is not None:
-                reread.catch_up()
-                loop.call_soon_threadsafe(self._on_caught_up)
+                found = reread.catch_up(functools.partial(say, join.park_again))
+                say(self.partition.caught_up, found, wall_ms())
         except Stopped:
             _log.debug("partition %d was given away before its past was read", self.number)
         finally:
             reread.close()
 
-    def _on_recalled(self) -> None:
-        if not self._closed:
-            self._guarded(self.partition.recalled)
-
-    def _on_caught_up(self) -> None:
-        if not self._closed and self.partition.join.store_behind:
-            self._guarded(self.partition.caught_up)
-
-    def _guarded(self, work: Callable[[int], None]) -> None:
+    def _guarded(self, work: Callable[..., None], *what: object) -> None:
+        if self._closed:
+            return
         try:
-            work(wall_ms())
-        except LateStoreError as error:
+            work(*what)
+        except (LateStoreError, MissingLog) as error:
             self._failed(self, error)
         self._wake()
 

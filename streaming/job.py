@@ -18,10 +18,11 @@ from schema.config import Config
 from streaming.app import JoinerApp
 from streaming.clocks import steady_ms, wall_ms
 from streaming.counts import Counts
+from streaming.emitter import MissingLog
 from streaming.holding import Holding
 from streaming.idle import IdleProbe
-from streaming.join import MissingLog
 from streaming.late import LateStoreError
+from streaming.offsets import Offsets
 from streaming.outlet import Outlet
 from streaming.parcels import Parcel
 from streaming.partition import Message, Partition
@@ -68,8 +69,8 @@ class Job:
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._broken: set[int] = set()
-        self._committed: dict[TP, int] = {}
-        self._committing = asyncio.Lock()
+        self._offsets = Offsets(app)
+        self._leaving = False
         # subscribes to the topics; their messages come through `take` instead, at a tenth of the cost
         app.agent(app.topic(*self._names, key_serializer="raw", value_serializer="raw"), name="join")(
             _nothing
@@ -100,6 +101,10 @@ class Job:
         except TimeoutError:
             _log.warning("not everything could be sent within %g s; it is read again", seconds)
 
+    def leave(self) -> None:
+        """The client is about to be stopped under the tasks that use it."""
+        self._leaving = True
+
     async def close(self) -> None:
         """Let go of the late stores."""
         holdings, self.holdings = self.holdings, {}
@@ -129,7 +134,7 @@ class Job:
         """
         if side in holding.begun:
             return True
-        start = await self._acknowledged(place)
+        start = await self._offsets.acknowledged(place)
         holding.begun.add(side)
         if first <= start:
             return True
@@ -179,25 +184,24 @@ class Job:
         self.state_bytes = sum(
             self._safely(holding, holding.state_bytes) or 0 for holding in list(self.holdings.values())
         )
-        unread: dict[tuple[str, int], int] = {}
-        for number, partition in self.partitions.items():
-            for side, name in zip(Side, self._names, strict=True):
-                if read := partition.next_offset(side):
-                    end = self._app.consumer.highwater(TP(name, number)) or 0
-                    unread[name, number] = max(0, end - read)
-        self.unread = unread
+        read = {
+            TP(name, number): partition.next_offset(side)
+            for number, partition in self.partitions.items()
+            for side, name in zip(Side, self._names, strict=True)
+        }
+        self.unread = self._offsets.unread(read)
 
     async def _commit(self) -> None:
-        async with self._committing:
-            offsets: dict[TP, int] = {}
-            for holding in list(self.holdings.values()):
-                safe = None if holding.number in self._broken else self._safely(holding, holding.checkpoint)
-                for side, offset in (safe or {}).items():
-                    place = TP(self._names[side], holding.number)
-                    if self._committed.get(place) != offset:
-                        offsets[place] = offset
-            if offsets and await self._app.consumer._commit(offsets):  # type: ignore[attr-defined]  # noqa: SLF001
-                self._committed.update(offsets)
+        await self._offsets.commit(self._safe_offsets)
+
+    def _safe_offsets(self) -> dict[TP, int]:
+        """Below which offsets everything may be acknowledged; what they rely on is written first."""
+        return {
+            TP(self._names[side], holding.number): offset
+            for holding in list(self.holdings.values())
+            if holding.number not in self._broken
+            for side, offset in (self._safely(holding, holding.checkpoint) or {}).items()
+        }
 
     async def _flush(self) -> None:
         for number, partition in self.partitions.items():
@@ -236,16 +240,10 @@ class Job:
                 holding.remove_disk()
                 places = [TP(name, number) for name in self._names]
                 for place in places:
-                    await self._app.consumer.seek(place, await self._acknowledged(place))
+                    await self._app.consumer.seek(place, await self._offsets.acknowledged(place))
                 self._probe.forget()
                 self._hold(number)
             self._broken.discard(number)
-
-    async def _acknowledged(self, place: TP) -> int:
-        thread = self._app.consumer._thread  # type: ignore[attr-defined]  # noqa: SLF001
-        client = thread._ensure_consumer()  # noqa: SLF001
-        committed = await thread.call_thread(client.committed, place)
-        return int(committed or (await self._app.consumer.earliest_offsets(place))[place])
 
     def _hold(self, number: int) -> None:
         self.holdings[number] = Holding(
@@ -260,7 +258,7 @@ class Job:
 
     async def assigned_now(self, places: set[TP]) -> None:
         """As `Intake`."""
-        self._committed.clear()
+        self._offsets.forget()
         self._probe.forget()
         self.assigned = {tp.partition for tp in places}
         for number in sorted(self.assigned - self.holdings.keys()):
@@ -289,7 +287,10 @@ class Job:
             try:
                 await work(*args)
             except Exception as error:  # noqa: BLE001 - handed on, not swallowed
-                self.fail(error)
+                if self._leaving:
+                    _log.debug("ended with its client: %s", error)
+                else:
+                    self.fail(error)
 
         return guarded
 

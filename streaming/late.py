@@ -1,30 +1,44 @@
-"""Where closed requests are found again by later actions and by repeated feature logs.
+"""Where closed requests are found again, and where actions lie whose feature log has not come.
 
 The interface, and a version in memory. Knows no disk.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import OrderedDict
-from typing import Final, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
-from schema.records import FeatureLog
 from streaming.request import State
-
-pack: Final = msgspec.msgpack.Encoder().encode
-"""A feature log as bytes, and (below) back."""
-
-unpack: Final = msgspec.msgpack.Decoder(FeatureLog).decode
+from streaming.waiting import Arrival
 
 
 class LateStoreError(Exception):
     """The late store cannot be read or written. It is made anew; the log holds all that it held."""
 
 
+class Group(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The parked actions of one request: the lowest offset, and the event time after which no log comes."""
+
+    offset: int
+    until: int
+    arrivals: tuple[Arrival, ...]
+
+
+class Place(NamedTuple):
+    """A group's place in the order in which they were read."""
+
+    offset: int
+    request_id: str
+
+
 class LateStore(Protocol):
-    """Closed requests by id. Writes count once `flush` returns; a reader sees its own writes at once."""
+    """Closed requests and parked actions by request id.
+
+    Writes count once `flush` returns; a reader sees its own writes at once.
+    """
 
     def state(self, request_id: str) -> State | None:
         """What was emitted of a request, None if it is not known."""
@@ -38,17 +52,35 @@ class LateStore(Protocol):
     def put_log(self, request_id: str, packed: bytes) -> None:
         """Keep a feature log."""
 
+    def group(self, request_id: str) -> Group | None:
+        """The parked actions of a request."""
+
+    def put_group(self, request_id: str, group: Group) -> None:
+        """Keep a group; its offset may not differ from that of the one it replaces."""
+
+    def drop_group(self, place: Place) -> None:
+        """Forget a group."""
+
+    def next_group(self, after: Place) -> Place | None:
+        """The first group after a place."""
+
     def flush(self) -> None:
         """Write what was put."""
 
 
+FIRST = Place(-1, "")
+"""Before all groups."""
+
+
 class MemoryStore:
-    """The last `limit` requests put, for telling repeated records from new ones where nothing is on disk."""
+    """The last `limit` requests put, and as many groups: where nothing is on disk."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._states: OrderedDict[str, State] = OrderedDict()
         self._logs: dict[str, bytes] = {}
+        self._groups: dict[str, Group] = {}
+        self._places: list[Place] = []
 
     def state(self, request_id: str) -> State | None:
         """As the interface."""
@@ -68,6 +100,28 @@ class MemoryStore:
     def put_log(self, request_id: str, packed: bytes) -> None:
         """As the interface."""
         self._logs[request_id] = packed
+
+    def group(self, request_id: str) -> Group | None:
+        """As the interface."""
+        return self._groups.get(request_id)
+
+    def put_group(self, request_id: str, group: Group) -> None:
+        """As the interface."""
+        if request_id not in self._groups:
+            insort(self._places, Place(group.offset, request_id))
+        self._groups[request_id] = group
+        if len(self._places) > self._limit:
+            self.drop_group(self._places[0])
+
+    def drop_group(self, place: Place) -> None:
+        """As the interface."""
+        if self._groups.pop(place.request_id, None) is not None:
+            self._places.remove(place)
+
+    def next_group(self, after: Place) -> Place | None:
+        """As the interface."""
+        at = bisect_right(self._places, after)
+        return self._places[at] if at < len(self._places) else None
 
     def flush(self) -> None:
         """As the interface."""

@@ -43,6 +43,9 @@ class JoinerMetrics(Collector):
         yield CounterMetricFamily("joiner_late_missed", "Actions that no request took.", value=missed)
         yield CounterMetricFamily("joiner_dropped_rows", "Rows that sampling dropped.", value=counts.dropped)
         yield CounterMetricFamily("joiner_spilled", "Open requests put on disk.", value=counts.spilled)
+        yield CounterMetricFamily(
+            "joiner_parked_actions", "Actions put on disk until their feature log comes.", value=counts.parked
+        )
         letters = CounterMetricFamily("joiner_dead_letters", "Dead letters, by reason.", labels=["reason"])
         for reason, number in sorted(counts.dead_letters.copy().items()):
             letters.add_metric([reason], number)
@@ -97,6 +100,7 @@ def report(job: Job, worker: int) -> dict[str, Any]:
         "dead_letters": dict(counts.dead_letters.copy()),
         "duplicates": counts.duplicates,
         "late": counts.late,
+        "parked": counts.parked,
         "dropped": counts.dropped,
         "unread": sum(job.unread.values()),
         "state_bytes": job.state_bytes,

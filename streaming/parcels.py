@@ -23,10 +23,14 @@ T = TypeVar("T")
 
 
 class Letter(NamedTuple):
-    """A dead letter and the topic whose message it settles."""
+    """A dead letter and the topic whose message it settles.
+
+    `parked`: the request of a parked action, whose message has been settled.
+    """
 
     side: Side
     record: DeadLetter
+    parked: str | None = None
 
 
 class Blocks(NamedTuple):

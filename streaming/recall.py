@@ -1,4 +1,4 @@
-"""What earlier owners of a partition emitted, out of the samples and feature logs into a late store. Pure.
+"""What earlier owners of a partition did, out of the samples and both input topics into a late store. Pure.
 
 The samples topic is the truth of what was emitted. A new owner reads it from the time at which its oldest
 unacknowledged feature log came, before it closes anything, so that it neither repeats nor contradicts it.
@@ -6,11 +6,18 @@ unacknowledged feature log came, before it closes anything, so that it neither r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from schema.records import FeatureLog, SampleBlock
-from streaming.late import LateStore, pack
+from schema.records import ActionBatch, Heartbeat, SampleBlock
+from streaming import cells
+from streaming.heads import Head
+from streaming.late import FIRST, LateStore
 from streaming.request import State
+from streaming.sampling import Sampler
+from streaming.waiting import Arrival
+
+Log = tuple[bytes, Head, int]
+"""A feature log: packed, its head, and its index in the envelope."""
 
 
 def absorb_blocks(store: LateStore, blocks: Iterable[SampleBlock]) -> None:
@@ -23,24 +30,64 @@ def absorb_blocks(store: LateStore, blocks: Iterable[SampleBlock]) -> None:
         elif (state.offset, state.index) != (source.offset, source.index):
             continue
         tasks = len(block.tasks)
-        for at, row in enumerate(block.row_indices().tolist()):
-            cells = range(at * tasks, (at + 1) * tasks)
-            spoken = sum(1 << task for task, cell in enumerate(cells) if block.mask[cell])
-            # an <f4 of 1.0 ends in 0x3f; of the labels emitted before, the mask of their own block speaks
-            hits = sum(1 << task for task, cell in enumerate(cells) if block.labels[4 * cell + 3])
-            state.spoken[row] = state.spoken.get(row, 0) | spoken
-            state.hits[row] = state.hits.get(row, 0) | (hits & spoken)
+        spoken, hits = cells.from_flags(block.mask), cells.from_labels(block.labels)
+        rows = block.row_indices().tolist()
+        # of the labels emitted before, the mask of their own block speaks
+        state.add(cells.scatter(hits & spoken, rows, tasks), cells.scatter(spoken, rows, tasks))
         store.put_state(block.request_id, state)
     store.flush()
 
 
-def absorb_logs(store: LateStore, logs: Iterable[tuple[FeatureLog, int, int]]) -> None:
-    """Let `store` know closed feature logs: each with its offset and its index in the envelope."""
-    for log, offset, index in logs:
-        state = store.state(log.request_id)
+def absorb_logs(store: LateStore, sampler: Sampler, offset: int, logs: Iterable[Log], low: int = 0) -> None:
+    """Let `store` know the closed feature logs of the message at `offset`.
+
+    Args:
+        store: what learns of them.
+        sampler: has seen the messages before; it gives each request the mean of its close.
+        offset: where the message lies.
+        logs: its records.
+        low: messages below it are in the store, and of interest to the sampler only.
+    """
+    logs = list(logs)
+    sampler.note(sampler.score(offset, [head for _, head, _ in logs]) if sampler.by_score else None)
+    if offset < low:
+        return
+    mean = sampler.mean(offset)
+    for packed, head, index in logs:
+        state = store.state(head.request_id)
         if state is None:  # sampling left nothing of it
-            store.put_state(log.request_id, State(offset, index, log.event_time))
+            state = State(offset, index, head.event_time)
         elif (state.offset, state.index) != (offset, index):
             continue
-        store.put_log(log.request_id, pack(log))
-    store.flush()
+        state.mean = mean
+        store.put_state(head.request_id, state)
+        store.put_log(head.request_id, packed)
+
+
+def orphans(
+    store: LateStore, below: int, offset: int, records: Iterable[ActionBatch | Heartbeat]
+) -> Iterator[Arrival]:
+    """The acknowledged actions of the message at `offset` that may not have been joined yet.
+
+    Args:
+        store: knows the closed requests.
+        below: the requests of feature logs below this offset had all the actions that came before them.
+        offset: where the message lies.
+        records: what it holds.
+    """
+    for position, record in enumerate(records):
+        if isinstance(record, Heartbeat):
+            continue
+        for action in record.actions:
+            state = store.state(action.request_id)
+            if state is None or state.offset >= below:
+                yield Arrival(action, record.user_id, offset, position)
+
+
+def found(store: LateStore) -> Iterator[str]:
+    """The closed requests that have parked actions in `store`."""
+    place = store.next_group(FIRST)
+    while place is not None:
+        if store.state(place.request_id) is not None:
+            yield place.request_id
+        place = store.next_group(place)

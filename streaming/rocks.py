@@ -13,23 +13,30 @@ from typing import Any, Final
 import msgspec
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
 
-from streaming.late import LateStoreError
+from streaming.late import Group, LateStoreError, Place
 from streaming.request import State
 
 _MARK: Final = b"m"
+_STATE: Final = b"s"
+_LOG: Final = b"l"
+_GROUP: Final = b"a"
+_PLACE: Final = b"o"
 _BLOOM_BITS: Final = 10
 _CACHE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 16 << 20
 _PENDING: Final = 256
-_VERSION: Final = 1
+_VERSION: Final = 2
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
-    """How far a store goes: every feature log below `low` is in it, as of wall-clock time `at`, Unix ms."""
+    """How far a store goes, as of wall-clock time `at`, Unix ms.
+
+    It holds every feature log below offset `low` and every parked action below `actions`.
+    """
 
     low: int
     at: int
-    mean: float | None = None
+    actions: int = 0
     version: int = _VERSION
 
 
@@ -53,12 +60,11 @@ class RocksStore:
             folder.mkdir(parents=True, exist_ok=True)
             access = AccessType.with_ttl(max(1, int(keep_seconds)))
             self._db = Rdict(str(folder), _options(), access_type=access)
-            self.mark: Mark | None = self._get(_MARK, msgspec.msgpack.Decoder(Mark).decode)
+            self.mark: Mark | None = self._get(_MARK, _mark)
+        except LateStoreError:
+            raise
         except Exception as error:  # RocksDB raises bare exceptions
             raise LateStoreError(f"{folder}: {error}") from error
-        if self.mark is not None and self.mark.version != _VERSION:
-            self.close()
-            raise LateStoreError(f"{folder}: version {self.mark.version}; legal is {_VERSION}")
 
     def twin(self) -> RocksStore:
         """The same store for another thread: each collects its own writes."""
@@ -69,25 +75,53 @@ class RocksStore:
 
     def state(self, request_id: str) -> State | None:
         """As `late.LateStore`."""
-        state: State | None = self._get(b"s" + request_id.encode(), self._decode_state)
+        state: State | None = self._get(_STATE + request_id.encode(), self._decode_state)
         return state
 
     def log(self, request_id: str) -> bytes | None:
         """As `late.LateStore`."""
-        packed: bytes | None = self._get(b"l" + request_id.encode(), bytes)
+        packed: bytes | None = self._get(_LOG + request_id.encode(), bytes)
         return packed
 
     def put_state(self, request_id: str, state: State) -> None:
         """As `late.LateStore`."""
-        self._put(b"s" + request_id.encode(), self._encode(state))
+        self._put(_STATE + request_id.encode(), self._encode(state))
 
     def put_log(self, request_id: str, packed: bytes) -> None:
         """As `late.LateStore`."""
-        self._put(b"l" + request_id.encode(), packed)
+        self._put(_LOG + request_id.encode(), packed)
 
-    def set_mark(self, low: int, mean: float | None) -> None:
+    def group(self, request_id: str) -> Group | None:
+        """As `late.LateStore`."""
+        group: Group | None = self._get(_GROUP + request_id.encode(), self._decode_group)
+        return group
+
+    def put_group(self, request_id: str, group: Group) -> None:
+        """As `late.LateStore`."""
+        self._put(_place_key(Place(group.offset, request_id)), b"")
+        self._put(_GROUP + request_id.encode(), self._encode(group))
+
+    def drop_group(self, place: Place) -> None:
+        """As `late.LateStore`."""
+        self._batch.delete(_place_key(place))
+        self._batch.delete(_GROUP + place.request_id.encode())
+
+    def next_group(self, after: Place) -> Place | None:
+        """As `late.LateStore`."""
+        self.flush()
+        try:
+            found = self._db.iter()
+            found.seek(_place_key(after) + b"\0" if after.offset >= 0 else _PLACE)
+            key = found.key() if found.valid() else None
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+        if not isinstance(key, bytes) or key[:1] != _PLACE:
+            return None
+        return Place(int.from_bytes(key[1:9], "big"), key[9:].decode())
+
+    def set_mark(self, low: int, actions: int) -> None:
         """State how far the store goes; with the next `flush`."""
-        self.mark = Mark(low, time.time_ns() // 1_000_000, mean)
+        self.mark = Mark(low, time.time_ns() // 1_000_000, actions)
         self._put(_MARK, self._encode(self.mark))
 
     def flush(self) -> None:
@@ -120,6 +154,7 @@ class RocksStore:
         self._folder = folder
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_state = msgspec.msgpack.Decoder(State).decode
+        self._decode_group = msgspec.msgpack.Decoder(Group).decode
         self._batch = WriteBatch(raw_mode=True)
 
     def _get(self, key: bytes, decode: Any) -> Any:
@@ -135,6 +170,17 @@ class RocksStore:
         self._batch.put(key, value)
         if len(self._batch) >= _PENDING:
             self.flush()
+
+
+def _mark(value: bytes) -> Mark:
+    version = msgspec.msgpack.decode(value)[-1]
+    if version != _VERSION:
+        raise ValueError(f"version {version}; legal is {_VERSION}")
+    return msgspec.msgpack.decode(value, type=Mark)
+
+
+def _place_key(place: Place) -> bytes:
+    return _PLACE + place.offset.to_bytes(8, "big") + place.request_id.encode()
 
 
 def destroy(folder: Path) -> None:

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from schema.records import F32, I64, DeadLetter
+from schema.records import DeadLetter
 from trainer.dedup import DuplicateFilter
-from trainer.entries import Entry, Piece, Run, piece
+from trainer.entries import Entry, Piece, Rows, Run, piece
 from trainer.feed import Feed
 
 
@@ -24,35 +22,13 @@ class RowBatch:
     rows: int = 0
     duplicates: int = 0
 
-    def labels(self) -> F32:
-        """Shape (rows, T)."""
-        return np.concatenate([p.labels for p in self.pieces])
-
-    def mask(self) -> F32:
-        """What is evaluated, shape (rows, T): not the late rows, which were counted before."""
-        return np.concatenate([p.mask * (not p.late) for p in self.pieces])
-
-    def weights(self) -> F32:
-        """What each row counts for in the evaluation, shape (rows,): one over the chance of having been kept.
-
-        Where nobody engaged, that is; rows with a positive label are all kept.
-        """
-        log_keep = np.concatenate([p.log_keep for p in self.pieces])
-        engaged = self.labels().max(axis=1) > 0
-        weights: F32 = np.where(engaged, 1, np.exp(-log_keep)).astype(np.float32)
-        return weights
+    def columns(self) -> Rows:
+        """The rows in columns."""
+        return Rows(self.pieces)
 
     def late_rows(self) -> int:
         """How many rows have been trained before."""
-        return sum(len(p.items) for p in self.pieces if p.late)
-
-    def event_times(self) -> I64:
-        """Of each row, milliseconds, shape (rows,)."""
-        return self.of_rows([p.event_time for p in self.pieces])
-
-    def of_rows(self, values: list[int]) -> I64:
-        """`values`, one a piece, for each row, shape (rows,)."""
-        return np.repeat(np.array(values, np.int64), [len(p.items) for p in self.pieces])
+        return sum([len(p) for p in self.pieces if p.late])
 
     def add(self, entry: Entry, duplicates: DuplicateFilter) -> None:
         """Read `entry`: its rows that `duplicates` has not had are in the batch."""
@@ -61,12 +37,14 @@ class RowBatch:
             self.dead.append(entry.dead)
         if entry.block is None:
             return
-        spoken = int(entry.block.mask_matrix().any(axis=1).sum())
-        kept = piece(entry.block, duplicates.fresh(entry.block))
+        fresh = duplicates.take(entry.block)
+        kept = piece(entry.block, fresh, entry.joined_at)
+        rows = 0 if kept is None else len(kept)
         if kept is not None:
             self.pieces.append(kept)
-            self.rows += len(kept.items)
-        self.duplicates += spoken - (0 if kept is None else len(kept.items))
+            self.rows += rows
+        if fresh != entry.block.mask:
+            self.duplicates += int(entry.block.mask_matrix().any(axis=1).sum()) - rows
 
     def _extend_runs(self, entry: Entry) -> None:
         last = self.runs[-1] if self.runs else None

@@ -15,11 +15,15 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from typing import Final
 
 import msgspec
 import numpy as np
 
-from schema.records import F32, SampleBlock
+from schema.records import U8, SampleBlock
+
+_TRUTH: Final = bytes([0]) + bytes([1]) * 255
+"""Translates any byte but 0 to 1."""
 
 
 class SeenPairs(msgspec.Struct, frozen=True, array_like=True):
@@ -53,9 +57,22 @@ class _Reading:
 
 @dataclass(slots=True)
 class _Partition:
+    """`seen`: the pairs had, by offset and index: byte (row * tasks + task) of a little-endian number is 1.
+
+    `ahead` is the highest floor that was read, trained or not.
+    """
+
     floor: int = 0
+    ahead: int = 0
     seen: dict[int, dict[int, int]] = field(default_factory=dict)
     offsets: list[int] = field(default_factory=list)
+
+    def had_at(self, offset: int) -> dict[int, int]:
+        had = self.seen.get(offset)
+        if had is None:
+            had = self.seen[offset] = {}
+            heappush(self.offsets, offset)
+        return had
 
     def raise_floor(self, floor: int) -> None:
         self.floor = max(self.floor, floor)
@@ -84,19 +101,26 @@ class DuplicateFilter:
         for lane, floor in reading.floors.items():
             self._partitions[lane].raise_floor(floor)
 
-    def fresh(self, block: SampleBlock) -> F32:
+    def fresh(self, block: SampleBlock) -> U8:
         """1 where a pair of `block` has a known label and was not had before, shape (n, T); it now is had."""
+        return np.frombuffer(self.take(block), "u1").reshape(len(block), -1)
+
+    def take(self, block: SampleBlock) -> bytes:
+        """As `fresh`, row after row."""
         lane, reading = (block.source.partition, block.late_offset >= 0), self._readings[-1]
-        partition = self._partitions.setdefault(lane, _Partition())
+        partition = self._partitions.get(lane)
+        if partition is None:
+            partition = self._partitions[lane] = _Partition()
         offset, index = _place(block)
-        if offset < max(partition.floor, *(r.floors.get(lane, 0) for r in self._readings)):
-            fresh = np.zeros((len(block), len(block.tasks)), np.float32)
+        if offset < partition.ahead:
+            fresh = bytes(len(block.mask))
         else:
-            had = partition.seen.get(offset, {}).get(index, 0)
-            reading.before.setdefault((lane, offset, index), had)
-            fresh = _take(partition, block)
-        floors = reading.floors
-        floors[lane] = max(floors.get(lane, 0), block.resolved_below)
+            had = partition.had_at(offset)
+            before = had.get(index, 0)
+            reading.before.setdefault((lane, offset, index), before)
+            fresh, had[index] = _take(block, before)
+        if block.resolved_below > partition.ahead:
+            partition.ahead = reading.floors[lane] = block.resolved_below
         return fresh
 
     def state(self) -> tuple[PartitionSeen, ...]:
@@ -115,10 +139,10 @@ class DuplicateFilter:
         self._partitions = {}
         self._readings.clear()
         for saved in state:
-            partition = self._partitions[saved.partition, saved.late] = _Partition(saved.floor)
+            partition = self._partitions[saved.partition, saved.late] = _Partition(saved.floor, saved.floor)
             for pairs in saved.seen:
                 had = partition.seen.setdefault(pairs.offset, {})
-                had[pairs.index] = int.from_bytes(pairs.bits, "little")
+                had[pairs.index] = _spread(pairs.bits)
             partition.offsets = list(partition.seen)
             heapify(partition.offsets)
 
@@ -137,25 +161,36 @@ def _pairs(
 ) -> Iterator[SeenPairs]:
     for offset, had in sorted(partition.seen.items()):
         for index, now in sorted(had.items()):
-            bits = before.get((lane, offset, index), now)
-            if bits:
-                yield SeenPairs(offset, index, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+            had_then = before.get((lane, offset, index), now)
+            if had_then:
+                yield SeenPairs(offset, index, _packed(had_then))
 
 
-def _take(partition: _Partition, block: SampleBlock) -> F32:
-    offset, index = _place(block)
-    had = partition.seen.get(offset)
-    if had is None:
-        had = partition.seen[offset] = {}
-        heappush(partition.offsets, offset)
-    bits = had.get(index, 0)
-    tasks = len(block.tasks)
-    fresh = bytearray(len(block.mask))
+def _packed(pairs: int) -> bytes:
+    """One bit for each byte of `pairs`."""
+    ones = pairs.to_bytes((pairs.bit_length() + 7) // 8, "little")
+    return np.packbits(np.frombuffer(ones, "u1"), bitorder="little").tobytes()
+
+
+def _spread(bits: bytes) -> int:
+    """What `_packed` packed."""
+    return int.from_bytes(np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little").tobytes(), "little")
+
+
+def _take(block: SampleBlock, had: int) -> tuple[bytes, int]:
+    """The pairs of `block`, row after row, that are not in `had`, and `had` with them."""
+    mask = block.mask.translate(_TRUTH)
     rows = block.row_indices().tolist()
-    for at, known in enumerate(block.mask):
-        if known:
-            bit = 1 << rows[at // tasks] * tasks + at % tasks
-            fresh[at] = not bits & bit
-            bits |= bit
-    had[index] = bits
-    return np.frombuffer(fresh, "u1").reshape(len(block), tasks).astype(np.float32)
+    tasks = len(block.tasks)
+    if rows == list(range(rows[0], rows[0] + len(rows))):
+        shift = 8 * tasks * rows[0]
+        known = int.from_bytes(mask, "little")
+        left = known & ~(had >> shift)
+        return left.to_bytes(len(mask), "little"), had | left << shift
+    fresh = b""
+    for at, row in enumerate(rows):
+        shift = 8 * tasks * row
+        left = int.from_bytes(mask[at * tasks : (at + 1) * tasks], "little") & ~(had >> shift)
+        had |= left << shift
+        fresh += left.to_bytes(tasks, "little")
+    return fresh, had

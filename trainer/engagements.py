@@ -17,7 +17,7 @@ from models.retrieval.structure import PathStructure
 from schema.config import Config, RetrievalConfig
 from schema.ids import VALUE_LIMIT
 from schema.records import I64, U64, IdColumn
-from trainer.entries import Piece
+from trainer.entries import Piece, Rows
 
 _VALUES: Final = np.uint64(VALUE_LIMIT - 1)
 
@@ -94,21 +94,22 @@ class EngagementReader:
 
     def read(self, pieces: Sequence[Piece]) -> Engagements:
         """What `pieces` say, of which there is at least one."""
-        items = np.concatenate([p.items for p in pieces])
+        rows = Rows(pieces)
+        items, owners = rows.items(), rows.each(range(len(pieces)))
         shown, first = np.unique(items, return_index=True)
-        engaged = [p.items[(p.labels[:, self._task] > 0) & (p.mask[:, self._task] > 0)] for p in pieces]
-        active = [(p, own) for p, own in zip(pieces, engaged, strict=True) if len(own)]
-        histories = [_context(p, self._history) & _VALUES for p, _ in active]
-        numbers = np.arange(len(active))
+        engaged = (rows.labels()[:, self._task] > 0) & (rows.mask()[:, self._task] > 0)
+        numbers, users = np.unique(owners[engaged], return_inverse=True)
+        active = [pieces[number] for number in numbers.tolist()]
+        histories = [_context(p, self._history) & _VALUES for p in active]
         return Engagements(
             shown,
             packed_ids(self._columns(pieces), len(items))[first],
             len(active),
             np.concatenate([np.empty(0, np.uint64), *histories]).astype(np.int64),
-            np.repeat(numbers, [len(h) for h in histories]),
-            None if self._own is None else np.array([_first(p, self._own) for p, _ in active], np.uint64),
-            np.repeat(numbers, [len(e) for _, e in active]),
-            np.concatenate([np.empty(0, np.int64), *(e for _, e in active)]),
+            np.repeat(np.arange(len(active)), [len(h) for h in histories]),
+            None if self._own is None else np.array([_first(p, self._own) for p in active], np.uint64),
+            users,
+            items[engaged],
         )
 
     def _columns(self, pieces: Sequence[Piece]) -> list[tuple[U64, I64]]:
@@ -117,7 +118,7 @@ class EngagementReader:
         for slot in self._items:
             values, lengths = [], []
             for p in pieces:
-                rows, column = len(p.items), _column(p.features.items, slot)
+                rows, column = len(p), _column(p.features.items, slot)
                 values.append(np.empty(0, np.uint64) if column is None else column.values())
                 lengths.append(np.zeros(rows, np.int64) if column is None else column.row_lengths(rows))
             columns.append((np.concatenate(values), np.concatenate(lengths)))

@@ -5,7 +5,7 @@ Pure. State and summaries of a window that has not changed are kept, so that man
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.metrics import TaskMetrics
 from schema.config import PeriodConfig
 from schema.records import F32, I64
+from trainer.by_user import ByUser
 
 WINDOWS_KEPT: Final = 400
 SURFACES_KEPT: Final = 64
@@ -53,6 +54,16 @@ class _Rows(NamedTuple):
         """Those where `chosen` (n,) is set."""
         weights = None if self.weights is None else self.weights[chosen]
         return _Rows(self.predictions[chosen], self.labels[chosen], self.mask[chosen], weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Summaries: of all rows, the newest window if there are any, by surface; the grouped AUC by task."""
+
+    overall: Mapping[str, Any]
+    window: Mapping[str, Any] | None
+    surfaces: Mapping[str, Mapping[str, Any]]
+    grouped_auc: Mapping[str, float]
 
 
 @dataclass(slots=True)
@@ -133,6 +144,7 @@ class Evaluation:
         self.period = None if period is None else self._span()
         self.windows: dict[int, Span] = {}
         self.surfaces: dict[int, Span] = {}
+        self.by_user = ByUser(self._tasks)
 
     def _span(self) -> Span:
         return Span(TaskMetrics(len(self._tasks)))
@@ -168,6 +180,12 @@ class Evaluation:
             window.update(*rows.of(of))
         while len(self.windows) > WINDOWS_KEPT:
             del self.windows[min(self.windows)]
+
+    def quality(self) -> Quality:
+        """What there is to see now."""
+        newest = self.windows[max(self.windows)].summary(self._tasks) if self.windows else None
+        surfaces = {str(number): span.summary(self._tasks) for number, span in self.surfaces.items()}
+        return Quality(self.overall.summary(self._tasks), newest, surfaces, self.by_user.report())
 
     def report(self) -> dict[str, Any]:
         """Summaries: overall, period (None without one), windows by their start, oldest first, surfaces."""

@@ -102,10 +102,10 @@ class Feed:
         return taken
 
     def _waits_for_more(self) -> bool:
-        sizes = {p: len(buffer) for p, buffer in self._buffers.items()}
-        if not any(sizes.values()):
-            return True
-        return any(not sizes[p] for p in self._behind) and sum(sizes.values()) < _BUFFERED_LIMIT
+        buffers = self._buffers
+        if all(map(buffers.__getitem__, self._behind)):
+            return not any(buffers.values())
+        return sum(map(len, buffers.values())) < _BUFFERED_LIMIT
 
     def _fetch(self, timeout: float) -> bool:
         chunk = self._source.get(max(0.0, timeout))

@@ -19,26 +19,27 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from schema.config import Config
 from schema.records import F32, DeadLetter
-from schema.stages import Traced, pack
+from schema.stages import pack
 from trainer import telemetry
 from trainer.arrivals import Arrivals, Arrived
 from trainer.batches import Batcher, RowBatch
 from trainer.entries import Position
 from trainer.errors import RecoveryError
+from trainer.evaluation import Quality
 from trainer.feed import Feed
 from trainer.journal import StepRecord
 from trainer.lane import Lane
 from trainer.lost import Loss
 from trainer.pace import Every, Rate
 from trainer.publishing import Publisher
+from trainer.ranks import Alone, Ranks
 from trainer.recovery import RecoveryStore
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
 from trainer.step import Computed, Fetched, Gradients, Learner
+from trainer.ways import Ways
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class Trainer:
         clock: seconds.
         lane: where the shards are asked.
         arrivals: where new items come from, if retrieval is to know of them before anybody has seen them.
+        ranks: the processes that this one learns the dense model with.
+        watch: told the step and the metrics now and then.
     """
 
     def __init__(
@@ -88,12 +91,16 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
         arrivals: Arrivals | None = None,
+        ranks: Ranks | None = None,
+        watch: Callable[[int, Quality], None] = telemetry.observe_quality,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
         self._arrivals = arrivals
-        self._traces = settings.traces_per_step
-        self._learner = Learner(config, client)
+        self._ways = Ways(settings.traces_per_step)
+        self._ranks = ranks or Alone()
+        self._watch = watch
+        self._learner = Learner(config, client, ranks=self._ranks)
         self.state = TrainerState(config, self._learner, client.shards)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
@@ -122,7 +129,7 @@ class Trainer:
         """
         self.recover()
         self.consuming = True
-        while not stop():
+        while not self._ranks.agree_to_stop(stop()):
             self.advance()
         self.drain()
         self.checkpoint()
@@ -145,7 +152,7 @@ class Trainer:
         if self._look_due.due():
             self._lane.settle()
             self._shards.look()
-            telemetry.observe_quality(self.state.evaluation.overall.summary(self.state.tasks))
+            self._watch(self.state.counters.step, self.state.evaluation.quality())
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._changed and self._checkpoint_due.due():
@@ -157,6 +164,7 @@ class Trainer:
         image, records = self._store.load()
         if image is not None:
             self.state.restore(image)
+        self.state.share_dense(self._ranks)
         self._feed.start(self.state.positions)
         highest = self._shards.look()
         for record in records:
@@ -189,6 +197,8 @@ class Trainer:
             report = self.state.report()
             report["samples_per_second"] = self._rate.value()
             report["dense_version"] = self._publisher.version
+            report["traces"] = self._ways.recent()
+            report["dense_digest"] = self._learner.digest()
             return report, dict(self.state.positions)
 
     def drain(self) -> None:
@@ -204,9 +214,10 @@ class Trainer:
         self._ahead = ahead
 
     def _finish(self) -> None:
-        """Train the batch that has been read, if there is one."""
+        """Train the batch that has been read, if there is one: one round of the ranks in any case."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
+            self._learner.apply(0)
             return
         batch = ahead.batch
         for letter in batch.dead:
@@ -230,6 +241,7 @@ class Trainer:
             self._store.append(StepRecord(step, runs, 0, b"", settled=ahead.settled))
         else:
             _check_replay(batch, record)
+        self._learner.apply(0)
         return None
 
     def _step(self, ahead: _Ahead, fetched: Fetched) -> F32 | None:
@@ -247,10 +259,11 @@ class Trainer:
         self.state.counters.step = record.step
         if record.refused or computed.gradients is None:
             self._refuse(record.step, batch.rows)
+            self._learner.apply(0)
             return None
         gradients = computed.gradients
         self._lane.push(lambda: self._push(step, batch, gradients))
-        self._learner.apply()
+        self._learner.apply(batch.rows)
         return record.prediction_matrix()
 
     def _arrived(self) -> Arrived:
@@ -280,11 +293,10 @@ class Trainer:
 
     def _push(self, step: int, batch: RowBatch, gradients: Gradients) -> None:
         newest = max(p.event_time for p in batch.pieces)
-        trained_at = time.time_ns() // 1_000_000
-        sampled = spread(list(batch.pieces), self._traces)
-        traces = pack(Traced(p.event_time, p.completed_at, trained_at) for p in sampled)
+        picked = self._ways.picked(batch.pieces, _now_ms())
         with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(step, batch.rows, gradients, newest, traces)
+            self._shards.push(step, batch.rows, gradients, newest, pack(picked))
+        self._ways.published(picked, _now_ms())
 
     def _refuse(self, step: int, rows: int) -> None:
         _log.error("step %d: its gradients are not finite; its %d rows train nothing", step, rows)
@@ -308,7 +320,7 @@ class Trainer:
             return None if self.state.guard is None else self.state.guard.resume()
 
     def _may_publish(self) -> bool:
-        return self.state.guard is None or self.state.guard.breach is None
+        return self._ranks.rank == 0 and (self.state.guard is None or self.state.guard.breach is None)
 
     def _publish_now(self) -> None:
         if not self._may_publish():
@@ -316,11 +328,8 @@ class Trainer:
         self._publisher.now(self.state.counters.step, self._learner.model)
 
 
-def spread(values: list[T], most: int) -> list[T]:
-    """At most `most` of `values`, evenly spaced, first and last included where two or more are wanted."""
-    if len(values) <= most:
-        return values
-    return [values[round(i)] for i in np.linspace(0, len(values) - 1, most)]
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check_replay(batch: RowBatch, record: StepRecord) -> None:

@@ -6,7 +6,7 @@ Pure. After this nothing else has to doubt a block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,11 @@ class MessageReader:
         self._context_bytes = 4 * context
         self._item_bytes = 4 * (len(features.dense) - context)
 
-    def entries(self, partition: int, offset: int, payload: bytes | None) -> list[Entry]:
-        """The entries of the message at `offset`: at least one, so that its position is passed."""
+    def entries(self, partition: int, offset: int, payload: bytes | None, joined_at: int = 0) -> list[Entry]:
+        """The entries of the message at `offset`: at least one, so that its position is passed.
+
+        `joined_at`: when the message was made, Unix ms.
+        """
         following = Position(offset + 1)
         try:
             blocks = TRAINING_SAMPLES.decode(payload)
@@ -45,36 +48,51 @@ class MessageReader:
             return [Entry(partition, Position(offset), following, dead=dead)]
         if not blocks:
             return [Entry(partition, Position(offset), following)]
-        ends = [*(Position(offset, i) for i in range(1, len(blocks))), following]
+        places = [Position(offset, i) for i in range(len(blocks))]
+        ends = [*places[1:], following]
+        problems = [self._problem(block) for block in blocks]
+        if problems == [None] * len(blocks) and _values_fit(blocks):
+            return [
+                Entry(partition, place, end, block, joined_at=joined_at)
+                for place, end, block in zip(places, ends, blocks, strict=True)
+            ]
         return [
-            self._entry(partition, Position(offset, i), end, block)
-            for i, (block, end) in enumerate(zip(blocks, ends, strict=True))
+            self._entry(partition, place, end, block, problem, joined_at=joined_at)
+            for place, end, block, problem in zip(places, ends, blocks, problems, strict=True)
         ]
 
-    def _entry(self, partition: int, position: Position, following: Position, block: SampleBlock) -> Entry:
-        problem = self._problem(block)
+    def _entry(
+        self,
+        partition: int,
+        place: Position,
+        following: Position,
+        block: SampleBlock,
+        problem: str | None,
+        *,
+        joined_at: int,
+    ) -> Entry:
+        problem = problem or _value_problem(block)
         if problem is None:
-            return Entry(partition, position, following, block)
-        dead = self._dead(partition, position, "block", problem, TRAINING_SAMPLES.encode([block]))
-        return Entry(partition, position, following, dead=dead)
+            return Entry(partition, place, following, block, joined_at=joined_at)
+        dead = self._dead(partition, place, "block", problem, TRAINING_SAMPLES.encode([block]))
+        return Entry(partition, place, following, dead=dead)
 
     def _problem(self, block: SampleBlock) -> str | None:
+        """What is wrong with the form of `block`, or None."""
         if block.tasks != self._tasks:
             return f"tasks: {list(block.tasks)}; legal is {list(self._tasks)}"
         problem = block.problem()
         if problem is not None:
             return problem
         features = block.features
-        widths = (
-            ("context_dense", features.context_dense, self._context_bytes),
-            ("item_dense", features.item_dense, self._item_bytes * len(block)),
-        )
-        for name, column, size in widths:
-            if len(column) != size:
-                return f"features.{name}: {len(column)} bytes; legal is {size}"
-            if not np.isfinite(np.frombuffer(column, "<f4")).all():
-                return f"features.{name}: one is not finite; legal is a finite number"
-        return _value_problem(block)
+        if len(features.context_dense) != self._context_bytes:
+            return (
+                f"features.context_dense: {len(features.context_dense)} bytes; legal is {self._context_bytes}"
+            )
+        size = self._item_bytes * len(block)
+        if len(features.item_dense) != size:
+            return f"features.item_dense: {len(features.item_dense)} bytes; legal is {size}"
+        return None
 
     def _dead(
         self, partition: int, position: Position, reason: str, detail: str, payload: bytes
@@ -83,10 +101,41 @@ class MessageReader:
         return DeadLetter(*place, reason, detail, payload[:_PAYLOAD_LIMIT])
 
 
+def _values_fit(blocks: Sequence[SampleBlock]) -> bool:
+    """Whether no value of any of `blocks`, whose form is right, is out of bounds; asked of all at once."""
+    whole = _Values(
+        [b.features.context_dense for b in blocks],
+        [b.features.item_dense for b in blocks],
+        [b.log_keep for b in blocks],
+        [b.labels for b in blocks],
+        [b.mask for b in blocks],
+    )
+    return whole.problem() is None
+
+
 def _value_problem(block: SampleBlock) -> str | None:
-    if not (np.frombuffer(block.log_keep, "<f4") <= 0).all():
-        return "log_keep: one is above 0 or not a number; legal is the logarithm of a probability"
-    labels = block.label_matrix()[block.mask_matrix() > 0]
-    if not ((labels >= 0) & (labels <= 1)).all():
-        return "labels: one is not in 0 to 1; legal is a probability"
-    return None
+    """Which value of `block`, whose form is right, is out of bounds, or None."""
+    features = block.features
+    columns = (features.context_dense, features.item_dense, block.log_keep, block.labels, block.mask)
+    return _Values(*([column] for column in columns)).problem()
+
+
+class _Values(NamedTuple):
+    """The columns of some blocks whose values have bounds."""
+
+    context_dense: list[bytes]
+    item_dense: list[bytes]
+    log_keep: list[bytes]
+    labels: list[bytes]
+    mask: list[bytes]
+
+    def problem(self) -> str | None:
+        for name in ("context_dense", "item_dense"):
+            if not np.isfinite(np.frombuffer(b"".join(getattr(self, name)), "<f4")).all():
+                return f"features.{name}: one is not finite; legal is a finite number"
+        if not (np.frombuffer(b"".join(self.log_keep), "<f4") <= 0).all():
+            return "log_keep: one is above 0 or not a number; legal is the logarithm of a probability"
+        labels = np.frombuffer(b"".join(self.labels), "<f4")[np.frombuffer(b"".join(self.mask), "u1") > 0]
+        if not ((labels >= 0) & (labels <= 1)).all():
+            return "labels: one is not in 0 to 1; legal is a probability"
+        return None

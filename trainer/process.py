@@ -22,8 +22,10 @@ from trainer.arrivals import CatalogueArrivals
 from trainer.feed import Feed
 from trainer.loop import Trainer
 from trainer.messages import MessageReader
+from trainer.ranks import Ranks, joined, leave, mine, of_rank
 from trainer.recovery import RecoveryStore
 from trainer.source import KafkaSource, LagMeter
+from trainer.tensorboard import TensorBoardLog, Watch
 
 _log = logging.getLogger(__name__)
 
@@ -60,8 +62,13 @@ def run(config: Config, stop: threading.Event) -> None:
     torch.set_num_threads(config.trainer.torch_threads)
     ensure_topics(config.kafka)
     with ExitStack() as stack:
-        trainer = _build(config, stack)
-        process = TrainerProcess(trainer, stack.enter_context(closing(LagMeter(config.kafka))))
+        ranks = joined(config)
+        stack.callback(leave, ranks)
+        config = of_rank(config, ranks)
+        trainer = _build(config, ranks, stack)
+        partitions = mine(config.kafka.topics.training_samples.partitions, ranks)
+        meter = stack.enter_context(closing(LagMeter(config.kafka, partitions)))
+        process = TrainerProcess(trainer, meter)
         telemetry.observe_lag(process.lag)
         port = config.trainer.ops_port
         ops = OpsServer(
@@ -76,7 +83,7 @@ def run(config: Config, stop: threading.Event) -> None:
         trainer.run(stop.is_set)
 
 
-def _build(config: Config, stack: ExitStack) -> Trainer:
+def _build(config: Config, ranks: Ranks, stack: ExitStack) -> Trainer:
     store = stack.enter_context(closing(RecoveryStore(Path(config.run_dir) / "trainer")))
     topics = config.kafka.topics
     dead: EnvelopeProducer[DeadLetter] = EnvelopeProducer(config.kafka, topics.dead_letters, DEAD_LETTERS)
@@ -86,9 +93,22 @@ def _build(config: Config, stack: ExitStack) -> Trainer:
     source = KafkaSource(config.kafka, config.trainer.trainer_id, reader)
     stack.callback(source.stop)
     client = stack.enter_context(ParameterClient(config.parameter_server))
-    feed = Feed(source, range(samples.partitions))
+    feed = Feed(source, mine(samples.partitions, ranks))
     arrivals = None if config.retrieval is None else _arrivals(config, stack)
-    trainer = Trainer(config, feed, client, store, lambda letter: dead.send_to(0, letter), arrivals=arrivals)
+    watch: Watch = telemetry.observe_quality
+    if config.trainer.tensorboard:
+        board = stack.enter_context(closing(TensorBoardLog(Path(config.run_dir) / "tensorboard")))
+        watch = board.also(watch)
+    trainer = Trainer(
+        config,
+        feed,
+        client,
+        store,
+        lambda letter: dead.send_to(0, letter),
+        arrivals=arrivals,
+        ranks=ranks,
+        watch=watch,
+    )
     # before the client, so that nothing is asked of a closed one
     stack.callback(trainer.close)
     return trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from kafka import OffsetAndMetadata, TopicPartition
@@ -106,7 +106,8 @@ class KafkaSource:
         entries: list[Entry] = []
         for place, messages in polled.items():
             for message in messages:
-                entries += self._reader.entries(place.partition, message.offset, message.value)
+                offset, joined_at = message.offset, message.timestamp
+                entries += self._reader.entries(place.partition, offset, message.value, joined_at)
         chunk = Chunk(tuple(entries), self._behind())
         while not self._stopping.is_set():
             try:
@@ -140,9 +141,10 @@ class KafkaSource:
 
 
 class LagMeter:
-    """How many messages of the samples topic lie beyond a position. Safe from any thread."""
+    """How many messages of `partitions` of the samples topic lie beyond a position. Safe from any thread."""
 
-    def __init__(self, config: KafkaConfig) -> None:
+    def __init__(self, config: KafkaConfig, partitions: Collection[int]) -> None:
+        self._partitions = partitions
         self._topic = config.topics.training_samples.name
         self._lock = threading.Lock()
         self._consumer = consumer(config)
@@ -155,7 +157,11 @@ class LagMeter:
             except BrokerUnavailable as error:
                 _log.warning("the lag is not known: %s", error)
                 return None
-        return sum(max(0, end - positions.get(p, Position(0)).offset) for p, end in ends.items())
+        return sum(
+            max(0, end - positions.get(p, Position(0)).offset)
+            for p, end in ends.items()
+            if p in self._partitions
+        )
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from models.retrieval.delta import StructureError
@@ -15,7 +14,6 @@ from schema.config import Config
 from schema.records import F32
 from trainer.baseline import LogOddsBaseline
 from trainer.batches import RowBatch
-from trainer.by_user import ByUser
 from trainer.checkpoint import Counters, Image
 from trainer.dedup import DuplicateFilter
 from trainer.entries import Position
@@ -23,6 +21,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.lost import Loss, LossWatch
+from trainer.ranks import Ranks
 from trainer.retrieval import SavedRetrieval
 from trainer.step import Learner
 
@@ -50,7 +49,6 @@ class TrainerState:
         self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
         self.baseline = LogOddsBaseline(len(self.tasks)) if trainer.baseline else None
         self.guard = None if trainer.guard is None else Guard(trainer.guard, self.tasks)
-        self.by_user = ByUser(self.tasks)
         self.baseline_evaluation = Evaluation(self.tasks, 0, zone, trainer.report_period)
 
     def read(self, batch: RowBatch) -> None:
@@ -63,21 +61,22 @@ class TrainerState:
 
     def score(self, batch: RowBatch, predictions: F32) -> None:
         """Count the rows of `batch`, and their predictions (n, T), as trained."""
-        labels, mask, times = batch.labels(), batch.mask(), batch.event_times()
+        rows = batch.columns()
+        labels, mask = rows.labels(), rows.newly_known()
+        times = rows.each([p.event_time for p in batch.pieces])
         late = batch.late_rows()
         self.counters.rows += batch.rows - late
         self.counters.late_rows += late
-        weights = batch.weights()
+        weights = rows.weights()
         self.evaluation.update(predictions, labels, mask, times, weights)
-        surfaces = batch.of_rows([p.surface for p in batch.pieces])
+        surfaces = rows.each([p.surface for p in batch.pieces])
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces, weights)
-        users = batch.of_rows([p.user_id for p in batch.pieces])
-        self.by_user.update(predictions, labels, mask, weights, users)
+        users = rows.each([p.user_id for p in batch.pieces])
+        self.evaluation.by_user.update(predictions, labels, mask, weights, users)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask, weights)
         if self.baseline is not None:
-            items = [p.items for p in batch.pieces]
-            keys = (np.concatenate(items), users, surfaces)
+            keys = (rows.items(), users, surfaces)
             scores = self.baseline.score_and_count(keys, labels, mask, weights)
             self.baseline_evaluation.update(scores, labels, mask, times, weights)
 
@@ -99,7 +98,7 @@ class TrainerState:
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
             "retrieval": None if self._learner.retrieval is None else self._learner.retrieval.report(),
             **self.evaluation.report(),
-            "user_auc": self.by_user.report(),
+            "user_auc": self.evaluation.by_user.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
 
@@ -109,31 +108,21 @@ class TrainerState:
 
     def image(self) -> Image:
         """All of it."""
-        blob = io.BytesIO()
-        learner = self._learner
-        torch.save(
-            {
-                "model": learner.model.state_dict(),
-                "optimizer": learner.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            },
-            blob,
-        )
-        baseline = self.baseline
+        baseline, retrieval = self.baseline, self._learner.retrieval
         return Image(
             self._topic,
             self.tasks,
             self.counters,
             self.positions,
             self.duplicates.state(),
-            blob.getvalue(),
+            self._torch(),
             self.evaluation.state(),
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             self.watch.state(),
             self.lost,
             None if self.guard is None else self.guard.state(),
-            None if learner.retrieval is None else learner.retrieval.saved(),
-            self.by_user.saved(),
+            None if retrieval is None else retrieval.saved(),
+            self.evaluation.by_user.saved(),
         )
 
     def restore(self, image: Image) -> None:
@@ -156,13 +145,31 @@ class TrainerState:
         if self.guard is not None and image.guard is not None:
             self.guard.restore(image.guard)
         if image.by_user is not None:
-            self.by_user.restore(image.by_user)
+            self.evaluation.by_user.restore(image.by_user)
         self.watch.restore(image.pushed)
         self.lost = list(image.lost)
 
-    def _restore_torch(self, blob: bytes, retrieval: SavedRetrieval | None) -> None:
+    def share_dense(self, ranks: Ranks) -> None:
+        """Have the dense parameters of rank 0, and its optimizer's state."""
+        if ranks.size > 1:
+            self._restore_torch(ranks.share(self._torch()))
+
+    def _torch(self) -> bytes:
+        blob = io.BytesIO()
+        learner = self._learner
+        torch.save(
+            {
+                "model": learner.model.state_dict(),
+                "optimizer": learner.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            },
+            blob,
+        )
+        return blob.getvalue()
+
+    def _restore_torch(self, blob: bytes, retrieval: SavedRetrieval | None = None) -> None:
         try:
-            saved = torch.load(io.BytesIO(blob), weights_only=True)
+            saved = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
             self._learner.model.load_state_dict(saved["model"])
             self._learner.optimizer.load_state_dict(saved["optimizer"])
             if self._learner.retrieval is not None and retrieval is not None:

@@ -5,7 +5,9 @@ Knows no stream and no files; whoever reads rows, online or in batches, steps wi
 
 from __future__ import annotations
 
+import os
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,13 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Collator, Shown
+from models.dense import dump_payload
 from models.heads import Heads, Targets
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64
 from trainer.arrivals import Arrived
 from trainer.engagements import Wanted
-from trainer.entries import Piece
+from trainer.entries import Piece, Rows
+from trainer.errors import DeviceMissing
+from trainer.ranks import Alone, Ranks
 from trainer.retrieval import Retrieval
 
 Gradients = Mapping[str, tuple[U64, F32]]
@@ -72,17 +77,25 @@ class Learner:
         config: features, tasks, model, learning rate and seed.
         puller: where embeddings come from.
         clock: seconds, for timings.
+        ranks: the processes that this one learns the dense parameters with.
+
+    Raises:
+        DeviceMissing: `trainer.device` is not there.
     """
 
     def __init__(
-        self, config: Config, puller: Puller, clock: Callable[[], float] = time.perf_counter
+        self,
+        config: Config,
+        puller: Puller,
+        clock: Callable[[], float] = time.perf_counter,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.device = device_of(config)
         torch.manual_seed(config.trainer.seed)
-        dims = {table.name: table.dim for table in config.parameter_server.tables}
-        dim = dims[config.features.slots[0].table]
-        self.model = MMoE(config.model, config.features, len(config.tasks), dim)
+        self.model = MMoE.of(config)
         self.heads = Heads.of(config)
         self.model.start_from(self.heads.priors([task.prior for task in config.tasks]))
+        self.model.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
         retrieval = config.retrieval
         self.retrieval = None if retrieval is None else Retrieval(config, retrieval)
@@ -91,6 +104,7 @@ class Learner:
             self.optimizer.add_param_group(group)
         self._collator = Collator(config.features)
         self._puller = puller
+        self._ranks = ranks or Alone()
         self._clock = clock
         self._seed = config.trainer.seed
 
@@ -137,14 +151,13 @@ class Learner:
 
     def prepare(self, pieces: Sequence[Piece]) -> Prepared:
         """The rows of `pieces` as tensors."""
-        counts = [len(p.items) for p in pieces]
-        positions = np.concatenate([p.positions for p in pieces]).astype(np.int64)
-        shown = Shown(positions, np.array([p.surface for p in pieces], np.int64))
-        batch = self._collator.collate([p.features for p in pieces], counts, shown)
-        rows = ((p.labels, p.mask, p.log_keep, p.retract) for p in pieces)
-        columns = (torch.from_numpy(np.concatenate(c)) for c in zip(*rows, strict=True))
-        labels, mask, log_keep, retract = columns
-        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract if retract.any() else None))
+        rows = Rows(pieces)
+        shown = Shown(rows.positions(), np.array([p.surface for p in pieces], np.int64))
+        batch = self._collator.collate([p.features for p in pieces], rows.counts(), shown)
+        labels, mask, log_keep = map(torch.from_numpy, (rows.labels(), rows.mask(), rows.log_keep()))
+        taken = rows.retract()
+        retract = None if taken is None else torch.from_numpy(taken)
+        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract))
 
     def pull(self, prepared: Prepared) -> Mapping[str, F32]:
         """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""
@@ -154,27 +167,54 @@ class Learner:
         self, prepared: Prepared, vectors: Mapping[str, F32], step: int
     ) -> tuple[F32, Gradients | None]:
         """The predictions f32 (n, T) by these vectors, and the gradients; see `Computed`."""
-        batch = prepared.batch
-        embeddings = {table: torch.from_numpy(rows).requires_grad_() for table, rows in vectors.items()}
+        batch, targets = prepared.batch.to(self.device), prepared.targets.to(self.device)
+        embeddings = {table: _leaf(rows, self.device) for table, rows in vectors.items()}
         self.optimizer.zero_grad()
         logits, scored = self.model.learning(batch, embeddings, noise(self._seed, step))
-        self.heads.loss(logits, prepared.targets).backward()  # type: ignore[no-untyped-call]
-        predictions: F32 = self.heads.served(scored.detach()).numpy()
+        self.heads.loss(logits, targets).backward()  # type: ignore[no-untyped-call]
+        predictions: F32 = self.heads.served(scored.detach()).cpu().numpy()
         sparse = {table: _gradient(rows) * batch.rows for table, rows in embeddings.items()}
         dense = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([*dense, *sparse.values()])
         if not bool(torch.isfinite(norm)) or not bool(np.isfinite(predictions).all()):
             return predictions, None
-        return predictions, {table: (batch.ids[table], g.numpy()) for table, g in sparse.items()}
+        return predictions, {table: (batch.ids[table], g.cpu().numpy()) for table, g in sparse.items()}
 
-    def apply(self) -> None:
-        """Update the dense parameters by the gradients of the last `learn`."""
-        self.optimizer.step()
+    def digest(self) -> str:
+        """Of the dense parameters, 8 hexadecimal digits: between two steps all ranks have the same."""
+        return f"{zlib.crc32(dump_payload(self.model)):08x}"
+
+    def apply(self, rows: int) -> None:
+        """Update the dense parameters by the gradients of the last `learn`, which was of so many rows.
+
+        With 0 rows those do not count, but those of other ranks do.
+        """
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self._ranks.average(parameters, rows):
+            self.optimizer.step()
+
+
+def device_of(config: Config) -> torch.device:
+    """Where the dense network is computed; of several CUDA devices, the one of this process's number.
+
+    Raises:
+        DeviceMissing: it is not there.
+    """
+    if config.trainer.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceMissing("trainer.device: cuda, but torch finds no CUDA device here; legal is cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def noise(seed: int, step: int) -> torch.Generator:
     """What dropout draws from in `step`: the same whenever the step is repeated."""
     return torch.Generator().manual_seed((seed * 0x9E3779B1 + step) & 0x7FFFFFFFFFFFFFFF)
+
+
+def _leaf(rows: F32, device: torch.device) -> Tensor:
+    # torch wants memory that it may write to; what a single shard answers is the message's
+    return torch.from_numpy(np.require(rows, requirements="W")).to(device).requires_grad_()
 
 
 def _gradient(rows: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from trainer.evaluation import Quality
+
 ROWS: Final = Counter("headwater_trainer_rows", "Rows trained.")
 STEPS: Final = Counter("headwater_trainer_steps", "Steps trained.")
 DUPLICATES: Final = Counter("headwater_trainer_duplicates", "Rows dropped because they had been trained.")
@@ -20,10 +22,22 @@ STEP_SECONDS: Final = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30),
 )
 _LAG: Final = Gauge("headwater_trainer_lag_messages", "Messages of the samples topic not trained yet.")
+_METRICS: Final = ("auc", "normalised_entropy", "calibration")
 _QUALITY: Final = {
     name: Gauge(f"headwater_trainer_{name}", f"Prequential {name} over all rows.", ["task"])
-    for name in ("auc", "normalised_entropy", "calibration")
+    for name in _METRICS
 }
+_OF_SURFACE: Final = {
+    name: Gauge(f"headwater_trainer_surface_{name}", f"As {name}, of one surface.", ["task", "surface"])
+    for name in _METRICS
+}
+_OF_WINDOW: Final = {
+    name: Gauge(f"headwater_trainer_window_{name}", f"As {name}, in the newest window.", ["task"])
+    for name in _METRICS
+}
+_GROUPED: Final = Gauge(
+    "headwater_trainer_user_grouped_auc", "AUC within users, weighted by rows, over recent rows.", ["task"]
+)
 
 
 def observe_lag(lag: Callable[[], int | None]) -> None:
@@ -36,8 +50,18 @@ def observe_lag(lag: Callable[[], int | None]) -> None:
     _LAG.set_function(read)
 
 
-def observe_quality(overall: Mapping[str, Any]) -> None:
-    """Show the metrics of an evaluation's summary, by task."""
-    for name, gauge in _QUALITY.items():
-        for task, value in overall[name].items():
-            gauge.labels(task).set(value)
+def observe_quality(_step: int, quality: Quality) -> None:
+    """Show the metrics of an evaluation: by task, over all rows, in the newest window, and by surface."""
+    _show(_QUALITY, quality.overall)
+    if quality.window is not None:
+        _show(_OF_WINDOW, quality.window)
+    for surface, summary in quality.surfaces.items():
+        _show(_OF_SURFACE, summary, surface)
+    for task, value in quality.grouped_auc.items():
+        _GROUPED.labels(task).set(value)
+
+
+def _show(gauges: Mapping[str, Gauge], summary: Mapping[str, Any], *labels: str) -> None:
+    for name, gauge in gauges.items():
+        for task, value in summary[name].items():
+            gauge.labels(task, *labels).set(value)

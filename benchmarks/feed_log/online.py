@@ -17,15 +17,15 @@ import torch
 from feed_log.rows import LABEL_DELAY_MS, FeedLog, Request
 from parameter_server.shard import Shard
 from schema.config import Config, DenseConfig, SlotConfig
-from schema.records import F32, U64, Features, IdColumn
+from schema.records import F32, U64, Features, IdColumn, column
 from trainer.entries import Piece
 from trainer.step import Learner
 
 _ATTENTION_SLOT: Final = 100
 
 
-def configured(config: Config, names: tuple[str, ...]) -> Config:
-    """`config` with the counters `names` as dense values, and attention over every history."""
+def configured(config: Config, names: tuple[str, ...], *, attention: bool = True) -> Config:
+    """`config` with the counters `names` as dense values, and, if so wanted, attention over every history."""
     features = config.features
     attending = tuple(
         SlotConfig(
@@ -37,7 +37,7 @@ def configured(config: Config, names: tuple[str, ...]) -> Config:
             table=s.table,
         )
         for s in features.slots
-        if s.source.startswith("history.")
+        if attention and s.source.startswith("history.")
     )
     dense = tuple(DenseConfig(name=name, source=f"item.{name}") for name in names)
     wider = msgspec.structs.replace(features, slots=features.slots + attending, dense=features.dense + dense)
@@ -105,7 +105,7 @@ class OnlineRanker:
         if computed.gradients is None:
             raise ArithmeticError(f"step {self._steps}: the gradients are not finite")
         self._tables.shard.push("online", self._steps, computed.gradients, pieces[-1].event_time)
-        self._learner.apply()
+        self._learner.apply(sum(map(len, pieces)))
 
     def _piece(self, request: Request) -> Piece:
         log, rows = request.log, request.rows
@@ -115,13 +115,12 @@ class OnlineRanker:
             log.surface,
             log.event_time,
             log.event_time,
-            log.item_ids(),
-            np.frombuffer(log.positions, "<u2"),
+            log.items,
+            log.positions,
             self._features(log.features, rows),
-            labels,
-            np.ones_like(labels),
-            np.zeros(len(rows), np.float32),
-            np.zeros_like(labels),
+            column(labels, "<f4"),
+            bytes([1]) * labels.size,
+            bytes(4 * len(rows)),
         )
 
     def _features(self, features: Features, rows: np.ndarray) -> Features:

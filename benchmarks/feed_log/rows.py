@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -22,6 +22,13 @@ from simulation.requests import group
 
 TASKS: Final = ("click", "long_view", "like")
 ENTITIES: Final = ("user", "item", "author", "tag")
+GROUPS: Final = {
+    "counters": tuple(f"{entity}_" for entity in ENTITIES),
+    "history sizes": ("before_",),
+    "last outcomes": ("last_", "since_"),
+    "attention": ("no counter",),
+}
+"""Groups of features, by what the names of their counters begin with."""
 LABEL_DELAY_MS: Final = 60_000
 _PRIOR: Final = 20.0
 _BEFORE_PRIOR: Final = 10.0
@@ -63,6 +70,13 @@ def read(log: Log, config: Config) -> FeedLog:
             known[row] = walk.known(row, request.log.event_time)
         walk.asked[request.log.user_id] = request.log.event_time
     return FeedLog(log, labels, known, walk.names, requests)
+
+
+def without(feed: FeedLog, group: str) -> FeedLog:
+    """`feed` without the counters of `group`."""
+    kept = [i for i, name in enumerate(feed.names) if not name.startswith(GROUPS[group])]
+    names = tuple(feed.names[i] for i in kept)
+    return replace(feed, known=np.ascontiguousarray(feed.known[:, kept]), names=names)
 
 
 def _requests(log: Log, config: Config) -> Iterator[Request]:

@@ -17,13 +17,16 @@ from pathlib import Path
 from parameter_server.client import ParameterClient
 from parameter_server.errors import ParameterServerError
 from schema.config import Config
-from trainer.entries import Position
+from trainer.entries import Entry, Position
 from trainer.feed import Chunk, Feed
 from trainer.loop import Trainer
 from trainer.messages import MessageReader
 from trainer.recovery import RecoveryStore
 
 _START_SECONDS = 120.0
+# as trainer.source has them
+_MESSAGES_A_CHUNK = 32
+_CHUNKS_AHEAD = 8
 
 
 class MemorySource:
@@ -31,7 +34,7 @@ class MemorySource:
 
     def __init__(self, reader: MessageReader) -> None:
         self._reader = reader
-        self._chunks: queue.Queue[Chunk] = queue.Queue(8)
+        self._chunks: queue.Queue[Chunk] = queue.Queue(_CHUNKS_AHEAD)
         self._offset = 0
 
     def feed(self, messages: list[bytes]) -> None:
@@ -39,10 +42,12 @@ class MemorySource:
         threading.Thread(target=self._read, args=(messages,), daemon=True).start()
 
     def _read(self, messages: list[bytes]) -> None:
-        for i, message in enumerate(messages):
-            entries = self._reader.entries(0, self._offset, message)
-            self._offset += 1
-            behind = frozenset([0]) if i + 1 < len(messages) else frozenset[int]()
+        for start in range(0, len(messages), _MESSAGES_A_CHUNK):
+            entries: list[Entry] = []
+            for message in messages[start : start + _MESSAGES_A_CHUNK]:
+                entries += self._reader.entries(0, self._offset, message)
+                self._offset += 1
+            behind = frozenset([0]) if start + _MESSAGES_A_CHUNK < len(messages) else frozenset[int]()
             self._chunks.put(Chunk(tuple(entries), behind))
 
     def start(self, positions: Mapping[int, Position]) -> None:

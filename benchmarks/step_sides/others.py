@@ -42,7 +42,7 @@ class DenseSide:
         began = time.perf_counter()
         for step, fetched in enumerate(self._batches):
             self._learner.learn(fetched.prepared, fetched.vectors, step)
-            self._learner.apply()
+            self._learner.apply(fetched.prepared.batch.rows)
         return self._rows / (time.perf_counter() - began)
 
     def distinct_ids(self) -> list[int]:
@@ -63,7 +63,7 @@ class TorchSide:
         collator = Learner(config, _Constant(table.dim))
         self._batches = [_with_every_id(collator.prepare(pieces)) for pieces in batches]
         self._heads = Heads.of(config)
-        self._model = MMoE(config.model, config.features, len(config.tasks), table.dim)
+        self._model = MMoE.of(config)
         self._dense = torch.optim.Adam(self._model.parameters(), lr=config.trainer.learning_rate)
         self._rows: dict[int, int] = {}
         self._embedding = nn.Embedding(capacity, table.dim, sparse=True)

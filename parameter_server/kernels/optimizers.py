@@ -12,10 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.prefetch import GROUP
-from parameter_server.kernels.rows import BLOCK, HALVES, LAST_USE, VERSION
-from parameter_server.kernels.search import ask, ask_rows, probe, probe_other, settled
+from parameter_server.kernels.rows import touch_row
+from parameter_server.kernels.search import (
+    FIRST,
+    LAST,
+    SECOND,
+    ask,
+    ask_row,
+    hash_all,
+    names,
+    probe,
+    probe_other,
+    settled,
+)
 from parameter_server.kernels.signatures import (
     F32_MATRIX_IN,
     F32_MATRIX_OUT,
@@ -56,15 +66,15 @@ def update(
     c: Any,
 ) -> None:
     """Update the distinct `rows` (n,) from gradients[places]."""
-    width, wide = vectors.shape[1], gradients.shape[1]
-    weights, given = vectors.reshape(-1), gradients.reshape(-1)
-    for start in range(0, len(rows), GROUP):
-        stop = min(start + GROUP, len(rows))
-        ask_rows(weights, width, rows, start, stop)
-        ask_rows(state, stride, rows, start, stop)
-        for i in range(start, stop):
-            w, s, g = rows[i] * width, rows[i] * stride + offset, places[i] * wide
-            step(kind, weights, w, state, s, given, g, width, rate, decay, a, b, c)
+    width, flat = vectors.shape[1], vectors.reshape(-1)
+    n = len(rows)
+    for i in range(n):
+        if i + GROUP < n:
+            ask_row(flat, width, rows[i + GROUP])
+            ask_row(state, stride, rows[i + GROUP])
+        row = np.uint64(rows[i])
+        s = row * np.uint64(stride) + np.uint64(offset)
+        step(kind, vectors, row, state, s, gradients, np.uint64(places[i]), rate, decay, a, b, c)
 
 
 @kernel(
@@ -106,28 +116,32 @@ def find_and_update(
     view of `records`, and so is `state` where it lies in them (offset above 0): one miss then brings both.
     `hashes` uint64 (n,) is scratch.
     """
-    n, width = len(wanted), vectors.shape[1]
-    weights, given = vectors.reshape(-1), gradients.reshape(-1)
+    n, width, flat = len(wanted), vectors.shape[1], vectors.reshape(-1)
     missing = np.int64(0)
-    for start in range(0, n + 3 * GROUP, GROUP):
-        first, second, third = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
-        ask(new, wanted, hashes, start, min(start + GROUP, n))
-        probe(new, records, weights, width, hashes, rows, first, min(start, n))
-        probe_other(new, records, weights, width, hashes, rows, second, min(start - GROUP, n))
-        if offset == 0:
-            ask_rows(state, stride, rows, second, min(start - GROUP, n))
-        for i in range(third, min(start - 2 * GROUP, n)):
+    hash_all(wanted, hashes)
+    for ahead in range(n + LAST):
+        if ahead < n:
+            ask(new, hashes[ahead])
+        i = ahead - FIRST
+        if 0 <= i < n:
+            rows[i] = probe(new, records, flat, width, hashes[i])
+        i = ahead - SECOND
+        if 0 <= i < n:
+            if rows[i] < 0:
+                rows[i] = probe_other(new, records, flat, width, hashes[i])
+            if offset == 0 and rows[i] >= 0:
+                ask_row(state, stride, rows[i])
+        i = ahead - LAST
+        if i >= 0:
             row = rows[i]
-            place = row * RECORD
-            if not (0 <= place < len(records) and records[place] == wanted[i]):
+            if not names(records, row, wanted[i]):
                 row = settled(old, new, sequence, records, wanted[i], hashes[i])
                 rows[i] = row
             if row < 0:
                 missing += 1
             else:
-                records[row * RECORD + VERSION] = clock
-                halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
-                summary[row // BLOCK] = max(summary[row // BLOCK], clock)
-                w, s = row * width, row * stride + offset
-                step(kind, weights, w, state, s, given, i * width, width, rate, decay, a, b, c)
+                w = np.uint64(row)
+                touch_row(records, halves, summary, w, clock, event_second)
+                s = w * np.uint64(stride) + np.uint64(offset)
+                step(kind, vectors, w, state, s, gradients, np.uint64(i), rate, decay, a, b, c)
     return missing

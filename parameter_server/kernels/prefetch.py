@@ -16,28 +16,35 @@ from numba.extending import intrinsic
 GROUP: Final = 16
 """How many ids have their misses in flight together."""
 
-_READ = 0
-_KEEP = 3
-_DATA = 1
+_READ: Final = 0
+_NEAREST: Final = 3
+_SECOND: Final = 2
+_DATA: Final = 1
 
 
-def _prefetch(_typing: Any, array: Any, index: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer_type = ir.PointerType(ir.IntType(8))
-        pointer = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer_type)
-        word = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer_type, word, word, word])
-        insert: Any = cgutils.get_or_insert_function
-        function = insert(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, word(_READ), word(_KEEP), word(_DATA)])
-        return context.get_dummy_value()
+def _asking(locality: int) -> Any:
+    def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            view = context.make_array(signature.args[0])(context, builder, arguments[0])
+            pointer_type = ir.PointerType(ir.IntType(8))
+            pointer = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer_type)
+            word = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer_type, word, word, word])
+            insert: Any = cgutils.get_or_insert_function
+            function = insert(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [pointer, word(_READ), word(locality), word(_DATA)])
+            return context.get_dummy_value()
 
-    return types.void(array, index), generate
+        return types.void(array, index), generate
+
+    return intrinsic(prefetch)
 
 
-prefetch: Final[Any] = intrinsic(_prefetch)
+prefetch: Final[Any] = _asking(_NEAREST)
 """prefetch(array, index) asks for the cache line of `array[index]` of a 1-D array; it never faults."""
+
+prefetch_second: Final[Any] = _asking(_SECOND)
+"""As `prefetch`, but into the second-level cache only, which has room for more lines on their way."""
 
 
 def _fence(_typing: Any) -> Any:

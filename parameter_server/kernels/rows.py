@@ -10,7 +10,18 @@ import numpy as np
 from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import mix64, unit_uniform
 from parameter_server.kernels.prefetch import GROUP, prefetch
-from parameter_server.kernels.search import ask, ask_rows, probe, probe_other, settled
+from parameter_server.kernels.search import (
+    FIRST,
+    LAST,
+    SECOND,
+    ask,
+    ask_row,
+    hash_all,
+    names,
+    probe,
+    probe_other,
+    settled,
+)
 from parameter_server.kernels.signatures import (
     F32,
     F32_MATRIX_IN,
@@ -25,6 +36,7 @@ from parameter_server.kernels.signatures import (
     U64_IN,
     U64_OUT,
     VOID,
+    inlined,
     kernel,
 )
 
@@ -37,6 +49,7 @@ LAST_USE: Final = 4
 """The half word of a record that has the last use: the event time in whole seconds."""
 OTHER: Final = 5
 """The half word of a record that is free for a row's one state value or its use count."""
+_RECORD: Final = np.uint64(RECORD)
 _ZERO: Final = np.uint64(0)
 _HALF: Final = np.uint64(32)
 _DIGEST: Final = np.uint64(0x9FB21C651E98DF25)
@@ -81,24 +94,30 @@ def lookup(
 ) -> None:
     """The vector of each id of `wanted` (n,) into `out` (n, dim): its row, or unseen its first vector.
 
-    Four stages, each a group behind the one before, so that what a stage reads has been asked for long ago.
-    `hashes` and `rows` (n,) are scratch.
+    The stages of `search.py`. `hashes` and `rows` (n,) are scratch.
     """
     n, dim = len(wanted), vectors.shape[1]
     flat = vectors.reshape(-1)
-    for start in range(0, n + 3 * GROUP, GROUP):
-        first, second, third = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
-        ask(new, wanted, hashes, start, min(start + GROUP, n))
-        probe(new, records, flat, dim, hashes, rows, first, min(start, n))
-        probe_other(new, records, flat, dim, hashes, rows, second, min(start - GROUP, n))
-        for i in range(third, min(start - 2 * GROUP, n)):
+    wide = np.uint64(dim)
+    hash_all(wanted, hashes)
+    for ahead in range(n + LAST):
+        if ahead < n:
+            ask(new, hashes[ahead])
+        i = ahead - FIRST
+        if 0 <= i < n:
+            rows[i] = probe(new, records, flat, dim, hashes[i])
+        i = ahead - SECOND
+        if 0 <= i < n and rows[i] < 0:
+            rows[i] = probe_other(new, records, flat, dim, hashes[i])
+        i = ahead - LAST
+        if i >= 0:
             row = rows[i]
-            place = row * RECORD
-            if not (0 <= place < len(records) and records[place] == wanted[i]):
+            if not names(records, row, wanted[i]):
                 row = settled(old, new, sequence, records, wanted[i], hashes[i])
             if row >= 0:
-                for j in range(dim):
-                    out[i, j] = flat[row * dim + j]
+                start = np.uint64(row) * wide
+                for j in range(wide):
+                    out[np.uint64(i), j] = flat[start + j]
             else:
                 _first_vector(wanted[i], seed, scale, out, i)
 
@@ -108,11 +127,13 @@ def gather(vectors: Any, rows: Any, places: Any, out: Any) -> None:
     """Copy vectors[rows] (n, w) to the first w columns of out[places]."""
     n, width = len(rows), vectors.shape[1]
     flat = vectors.reshape(-1)
-    for start in range(0, n + GROUP, GROUP):
-        ask_rows(flat, width, rows, start, min(start + GROUP, n))
-        for i in range(max(start - GROUP, 0), min(start, n)):
-            for j in range(width):
-                out[places[i], j] = flat[rows[i] * width + j]
+    wide = np.uint64(width)
+    for i in range(n):
+        if i + GROUP < n:
+            ask_row(flat, width, rows[i + GROUP])
+        start = np.uint64(rows[i]) * wide
+        for j in range(wide):
+            out[np.uint64(places[i]), j] = flat[start + j]
 
 
 @kernel(F32(F32_MATRIX_IN, I64), reorder_sums=True)
@@ -143,22 +164,27 @@ def clip_rows(gradients: Any, original: Any, norm: Any) -> None:
                 gradients[i, j] = original[i, j] * (norm / length)
 
 
+@inlined
+def touch_row(records: Any, halves: Any, summary: Any, row: Any, clock: Any, event_second: Any) -> None:
+    """`touch` for one row, uint64."""
+    records[row * _RECORD + np.uint64(VERSION)] = clock
+    last_use = row * np.uint64(HALVES) + np.uint64(LAST_USE)
+    halves[last_use] = max(halves[last_use], event_second)
+    block = row // np.uint64(BLOCK)
+    summary[block] = max(summary[block], clock)
+
+
 @kernel(VOID(U64_OUT, U32_OUT, U64_OUT, I64_IN, U64, U32))
 def touch(records: Any, halves: Any, summary: Any, rows: Any, clock: Any, event_second: Any) -> None:
     """Set the version of the records of `rows` to `clock`, and raise their last use to `event_second`.
 
     `halves` is a view of `records`; `summary` has the highest version of each BLOCK rows.
     """
-    for start in range(0, len(rows), GROUP):
-        stop = min(start + GROUP, len(rows))
-        for i in range(start, stop):
-            prefetch(records, rows[i] * RECORD)
-            prefetch(records, rows[i] * RECORD + (RECORD - 1))
-        for i in range(start, stop):
-            row = rows[i]
-            records[row * RECORD + VERSION] = clock
-            halves[row * HALVES + LAST_USE] = max(halves[row * HALVES + LAST_USE], event_second)
-            summary[row // BLOCK] = max(summary[row // BLOCK], clock)
+    for i in range(len(rows)):
+        if i + GROUP < len(rows):
+            prefetch(records, rows[i + GROUP] * RECORD)
+            prefetch(records, rows[i + GROUP] * RECORD + (RECORD - 1))
+        touch_row(records, halves, summary, np.uint64(rows[i]), clock, event_second)
 
 
 @kernel(I64(U64_IN, U64_IN, U64, I64_OUT))

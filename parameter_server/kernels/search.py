@@ -1,8 +1,12 @@
 """The cuckoo index from id to row, the readers' side: the stages of a pipelined search, and `find`.
 
-`cuckoo.py` says how an index is laid out, and what a writer beside a reader does. A batch goes through the
-stages in groups: each stage asks for what the next one reads, so that cache misses overlap. The tag of a row
+`cuckoo.py` says how an index is laid out, and what a writer beside a reader does. The ids of a batch follow
+one another through the stages at the distances FIRST, SECOND and LAST: each stage asks for what the next one
+reads, so that cache misses overlap, with each other and with the work of the last stage. The tag of a row
 found by `probe` fits; that its record has the id is for the last stage to see, which calls `settled` if not.
+
+Places in arrays are reckoned in uint64: numba lets a signed index count from the end, and reading a row by
+such indices takes a gather where a vector load would do.
 """
 
 # ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
@@ -14,11 +18,16 @@ import numpy as np
 
 from parameter_server.kernels.cuckoo import EMPTY, RECORD
 from parameter_server.kernels.hashing import ONE, ROW_MASK, SLOTS, TAG_SHIFT, alternate, mix64, tag_of
-from parameter_server.kernels.prefetch import GROUP, fence, prefetch
+from parameter_server.kernels.prefetch import fence, prefetch, prefetch_second
 from parameter_server.kernels.signatures import I64, I64_OUT, U64, U64_IN, U64_OUT, VOID, inlined, kernel
 
+FIRST: Final = 12
+SECOND: Final = 28
+LAST: Final = 44
+"""How many ids a stage is behind the one that asks for buckets."""
 _LINE: Final = 16
 """float32 values a cache line."""
+_SLOTS: Final = np.uint64(SLOTS)
 
 
 @kernel(I64(U64_IN, U64_IN, U64, U64), allocates=False)
@@ -58,85 +67,92 @@ def settled(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, hashed
 
 
 @inlined
-def ask_rows(values: Any, width: Any, rows: Any, start: Any, stop: Any) -> None:
-    """Ask for the rows rows[start:stop], -1 for none, of a flat array of float32, `width` a row."""
-    for i in range(start, stop):
-        for j in range(0, width, _LINE):
-            prefetch(values, max(rows[i], np.int64(0)) * width + j)
+def names(records: Any, row: Any, wanted: Any) -> Any:
+    """Whether the record of `row`, -1 for none, has the id `wanted`."""
+    place = np.uint64(row) * np.uint64(RECORD)
+    return place < np.uint64(len(records)) and records[place] == wanted
 
 
 @inlined
-def ask(slots: Any, wanted: Any, hashes: Any, start: Any, stop: Any) -> None:
-    """First stage, for wanted[start:stop]: hash, and ask for the first bucket.
+def ask_row(values: Any, width: Any, row: Any) -> None:
+    """Ask for a row, 0 or above, of a flat array of float32, `width` a row."""
+    for j in range(0, width, _LINE):
+        prefetch_second(values, row * width + j)
+
+
+@inlined
+def hash_all(wanted: Any, hashes: Any) -> None:
+    """Hash `wanted` (n,) into `hashes` (n,): all at once, in vector registers."""
+    for i in range(len(wanted)):
+        hashes[i] = mix64(wanted[i])
+
+
+@inlined
+def ask(slots: Any, hashed: Any) -> None:
+    """First stage: ask for the first bucket.
 
     No other is asked for at first: inserts prefer it, so that it mostly has the id.
     """
-    mask = np.uint64(len(slots) // SLOTS - 1)
-    for i in range(start, stop):
-        hashed = mix64(wanted[i])
-        hashes[i] = hashed
-        prefetch(slots, np.int64(hashed & mask) * SLOTS)
+    prefetch(slots, (hashed & np.uint64(len(slots) // SLOTS - 1)) * _SLOTS)
 
 
 @inlined
-def probe(
-    slots: Any, records: Any, vectors: Any, dim: Any, hashes: Any, rows: Any, start: Any, stop: Any
-) -> None:
-    """Second stage: a row whose tag fits in the first bucket, or -1; ask for the row or the other bucket.
+def _fitting(slots: Any, bucket: Any, tag: Any) -> Any:
+    row = np.int64(-1)
+    for k in range(_SLOTS):
+        entry = slots[bucket * _SLOTS + k]
+        row = np.int64(entry & ROW_MASK) if entry >> TAG_SHIFT == tag else row
+    return row
+
+
+@inlined
+def _ask_record(records: Any, vectors: Any, dim: Any, row: Any) -> None:
+    prefetch(records, row * RECORD)
+    prefetch(records, row * RECORD + (RECORD - 1))
+    ask_row(vectors, dim, row)
+
+
+@inlined
+def probe(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
+    """Second stage: the row whose tag fits in the first bucket, or -1; ask for the row or the other bucket.
 
     A row's record and its `dim` values in the flat `vectors` are asked for.
     """
     mask = np.uint64(len(slots) // SLOTS - 1)
-    for i in range(start, stop):
-        hashed = hashes[i]
-        tag = tag_of(hashed)
-        base = np.int64(hashed & mask) * SLOTS
-        row = np.int64(-1)
-        for k in range(SLOTS):
-            entry = slots[base + k]
-            row = np.int64(entry & ROW_MASK) if entry >> TAG_SHIFT == tag else row
-        rows[i] = row
-        if row < 0:
-            prefetch(slots, np.int64(alternate(hashed & mask, tag, mask)) * SLOTS)
-        else:
-            prefetch(records, row * RECORD)
-            prefetch(records, row * RECORD + (RECORD - 1))
-            for j in range(0, dim, _LINE):
-                prefetch(vectors, row * dim + j)
+    tag = tag_of(hashed)
+    row = _fitting(slots, hashed & mask, tag)
+    if row < 0:
+        prefetch(slots, alternate(hashed & mask, tag, mask) * _SLOTS)
+    else:
+        _ask_record(records, vectors, dim, row)
+    return row
 
 
 @inlined
-def probe_other(
-    slots: Any, records: Any, vectors: Any, dim: Any, hashes: Any, rows: Any, start: Any, stop: Any
-) -> None:
-    """Third stage: as `probe`, in the other bucket, where the first had no fitting tag."""
+def probe_other(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
+    """Third stage: as `probe`, in the other bucket; for ids of which the first had no fitting tag."""
     mask = np.uint64(len(slots) // SLOTS - 1)
-    for i in range(start, stop):
-        if rows[i] < 0:
-            tag = tag_of(hashes[i])
-            base = np.int64(alternate(hashes[i] & mask, tag, mask)) * SLOTS
-            row = np.int64(-1)
-            for k in range(SLOTS):
-                entry = slots[base + k]
-                row = np.int64(entry & ROW_MASK) if entry >> TAG_SHIFT == tag else row
-            rows[i] = row
-            if row >= 0:
-                prefetch(records, row * RECORD)
-                prefetch(records, row * RECORD + (RECORD - 1))
-                for j in range(0, dim, _LINE):
-                    prefetch(vectors, row * dim + j)
+    tag = tag_of(hashed)
+    row = _fitting(slots, alternate(hashed & mask, tag, mask), tag)
+    if row >= 0:
+        _ask_record(records, vectors, dim, row)
+    return row
 
 
 @kernel(VOID(U64_IN, U64_IN, U64_IN, U64_IN, U64_IN, U64_OUT, I64_OUT), allocates=False)
 def find(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, hashes: Any, rows: Any) -> None:
     """The row of each id of `wanted` (n,) into `rows` (n,), -1 where absent; `hashes` (n,) is scratch."""
     n = len(wanted)
-    for start in range(0, n + 3 * GROUP, GROUP):
-        first, second, third = max(start - GROUP, 0), max(start - 2 * GROUP, 0), max(start - 3 * GROUP, 0)
-        ask(new, wanted, hashes, start, min(start + GROUP, n))
-        probe(new, records, records, 0, hashes, rows, first, min(start, n))
-        probe_other(new, records, records, 0, hashes, rows, second, min(start - GROUP, n))
-        for i in range(third, min(start - 2 * GROUP, n)):
-            place = rows[i] * RECORD
-            if not (0 <= place < len(records) and records[place] == wanted[i]):
-                rows[i] = settled(old, new, sequence, records, wanted[i], hashes[i])
+    hash_all(wanted, hashes)
+    for ahead in range(n + LAST):
+        if ahead < n:
+            ask(new, hashes[ahead])
+        i = ahead - FIRST
+        if 0 <= i < n:
+            rows[i] = probe(new, records, records, 0, hashes[i])
+        i = ahead - SECOND
+        if 0 <= i < n and rows[i] < 0:
+            rows[i] = probe_other(new, records, records, 0, hashes[i])
+        i = ahead - LAST
+        if i >= 0 and not names(records, rows[i], wanted[i]):
+            rows[i] = settled(old, new, sequence, records, wanted[i], hashes[i])

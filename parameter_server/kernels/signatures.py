@@ -80,7 +80,7 @@ def kernel(signature: Any, *, reorder_sums: bool = False, allocates: bool = True
 
     def compiled(function: F) -> F:
         with _turn():
-            done: Any = njit(signature, cache=True, nogil=True, **options)(function)
+            done: Any = njit(signature, cache=True, nogil=True, error_model="numpy", **options)(function)
         return done  # type: ignore[no-any-return]
 
     return compiled

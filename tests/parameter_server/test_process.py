@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ import pytest
 
 from parameter_server import checkpoint
 from parameter_server.client import ParameterClient
-from parameter_server.errors import CheckpointError, ParameterServerError
+from parameter_server.errors import CheckpointError, InvalidRequest, ParameterServerError
 from parameter_server.process import ShardProcess
 from parameter_server.replica import ReplicaTables
 from runtime.ports import free_port
@@ -124,30 +125,36 @@ def test_a_shard_killed_under_load_comes_back_and_no_step_is_applied_twice(shard
                 assert replica.digest(table, shard) == reader.digest(shard, table)[1]
 
 
-def test_sigterm_checkpoints_and_a_restart_has_it_all(shards: Shards) -> None:
-    rng = np.random.default_rng(1)
-    with ParameterClient(shards.settings) as client:
+def test_sigterm_checkpoints_and_a_restart_has_it_all(tmp_path: Path) -> None:
+    shards, rng = Shards(tmp_path, 1), np.random.default_rng(1)
+    shards.start(0)
+    with closing(shards), ParameterClient(shards.settings) as client:
         client.push("a", 0, {"wide": (IDS, gradients(rng, 500, WIDE.dim))}, 0)
         client.put_dense("model", 1, 0, b"weights")
-        before = [client.digest(shard, "wide") for shard in range(2)]
-        assert [shards.stop(index, signal.SIGTERM) for index in range(2)] == [0, 0]
-        for index in range(2):
-            shards.start(index)
-        assert [client.digest(shard, "wide") for shard in range(2)] == before
+        before = client.digest(0, "wide")
+        assert shards.stop(0, signal.SIGTERM) == 0
+        shards.start(0)
+        assert client.digest(0, "wide") == before
         assert client.get_dense("model") == (1, 0, b"weights")
 
         ops = f"http://127.0.0.1:{shards.settings.shards[0].ops_port}"
-        assert httpx.get(f"{ops}/readyz", timeout=5).status_code == 200
+        pages = [httpx.get(f"{ops}/{page}", timeout=5).status_code for page in ("healthz", "readyz")]
+        assert pages == [200, 200]
+        assert client.health(0).allowed == shards.settings.most_requests
         report = httpx.get(f"{ops}/report/shard", timeout=5).json()
         assert report == client.shard_state(0)._asdict() | {
             "index": 0,
-            "rows": {"embedding": 0, "wide": client.stats(0).rows["wide"]},
+            "rows": {"embedding": 0, "wide": 500},
         }
         digests = httpx.get(f"{ops}/report/digest", timeout=5).json()
-        assert digests["wide"] == {"clock": before[0][0], "digest": before[0][1]}
+        assert digests["wide"] == {"clock": before[0], "digest": before[1]}
         metrics = httpx.get(f"{ops}/metrics", timeout=5).text
-        assert f'headwater_ps_rows{{table="wide"}} {report["rows"]["wide"]:.1f}' in metrics
+        assert 'headwater_ps_rows{table="wide"} 500.0' in metrics
         assert "headwater_ps_clock 1.0" in metrics
+        with pytest.raises(InvalidRequest, match="gradients: id 0 has"):
+            client.push("a", 1, {"wide": (IDS[:1], np.full((1, WIDE.dim), np.nan, np.float32))}, 0)
+        metrics = httpx.get(f"{ops}/metrics", timeout=5).text
+        assert 'headwater_ps_row_events{kind="refused",table="wide"} 1.0' in metrics
 
 
 def test_a_shard_that_cannot_start_says_why(tmp_path: Path) -> None:

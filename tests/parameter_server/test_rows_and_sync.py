@@ -126,7 +126,12 @@ def test_counts_of_ids_without_a_row_follow_them_to_other_shards(tmp_path: Path)
 
 REFUSED: list[tuple[dict[str, object], str]] = [
     ({"dim": 4, "widths": (), "grow_at": ()}, "dim 8 in the checkpoint; configured is 4"),
-    ({"optimizer": OptimizerConfig(kind="sgd"), "slots": {}}, "values of optimizer state a row"),
+    ({"optimizer": OptimizerConfig(kind="sgd")}, "optimizer of slot 0: adam in the .*; configured is sgd"),
+    (
+        {"slots": {1: SlotRowsConfig(optimizer=OptimizerConfig(kind="adagrad"))}},  # of no other size in all
+        "table embedding: optimizer of slot 1: ftrl in the checkpoint; configured is adagrad",
+    ),
+    ({"slots": {}}, "optimizer of slot 1: ftrl in the checkpoint; configured is adam"),
     ({"widths": (2, 8), "grow_at": (3,)}, r"rows of width \[4\] in the checkpoint; configured are \[2, 8\]"),
 ]
 
@@ -144,6 +149,43 @@ def test_a_checkpoint_of_another_kind_of_table_is_refused(
     other = msgspec.structs.replace(SIZED, **changes)
     with pytest.raises(CheckpointError, match=says):
         Shard(settings(other), 0, checkpoint.load(path))
+
+
+def test_a_checkpoint_of_other_optimizers_is_refused_by_other_shards_too(tmp_path: Path) -> None:
+    shard, history = Shard(settings(SIZED), 0), History()
+    history.change(shard)
+    checkpoints = Checkpoints(tmp_path / "shard-0", kept=2, shards=1)
+    checkpoints.save(shard)
+    checkpoints.close()
+    other = settings(msgspec.structs.replace(SIZED, slots={}), shards=2)
+    with pytest.raises(CheckpointError, match="optimizer of slot 1: ftrl in the checkpoint; configured is"):
+        open_shard(other, 0, tmp_path)
+
+
+def test_other_rates_and_an_optimizer_of_a_slot_to_come_are_taken_up(tmp_path: Path) -> None:
+    plain = msgspec.structs.replace(COUNTED, admission=AdmissionConfig())
+    shard, history = Shard(settings(plain), 0), History()
+    for _ in range(10):
+        history.change(shard)
+    checkpoints = Checkpoints(tmp_path / "shard-0", kept=2, shards=1)
+    checkpoints.save(shard)
+    checkpoints.close()
+    adam = SlotRowsConfig(optimizer=OptimizerConfig(kind="adam"))
+    chosen = settings(msgspec.structs.replace(plain, slots={77: adam}))  # whose state is the widest now
+    back = open_shard(chosen, 0, tmp_path)
+    for _ in range(10):
+        history.change(shard, back.shard)
+    assert back.shard.digest("embedding") == shard.digest("embedding"), "state was lost"
+    ids = u64([77 << 48])
+    for step in (1000, 1001):
+        back.shard.push("a", step, {"embedding": (ids, np.ones((1, 8), np.float32))}, 0)
+    back.checkpoints.save(back.shard)
+    back.checkpoints.close()
+    again = open_shard(chosen, 0, tmp_path)
+    assert again.shard.digest("embedding") == back.shard.digest("embedding")
+    again.checkpoints.close()
+    faster = msgspec.structs.replace(plain, slots={77: adam}, optimizer=OptimizerConfig(learning_rate=0.5))
+    open_shard(settings(faster), 0, tmp_path).checkpoints.close()
 
 
 def test_no_row_moves_while_a_sweep_is_open() -> None:

@@ -112,7 +112,7 @@ def test_whoever_has_not_is_refused_and_changes_nothing(
     files: dict[str, SecurityConfig], server: str, client: str
 ) -> None:
     with served(files[server]) as (shard, settings):
-        stranger = msgspec.structs.replace(settings, security=files[client])
+        stranger = msgspec.structs.replace(settings, security=files[client], request_seconds=0.5)
         with ParameterClient(stranger) as away:
             for call in (
                 lambda: away.push("a", 0, {"embedding": (IDS, np.ones((20, 4), np.float32))}, 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from parameter_server.router import shard_of
 from parameter_server.server import ShardServer
 from parameter_server.shard import Shard
 from runtime.ports import free_port
-from schema.config import ParameterServerConfig, ShardConfig, TableConfig
+from schema.config import ParameterServerConfig, ReplicaRows, ShardConfig, TableConfig
 from tests.parameter_server.cases import config, gradients, u64
 
 IDS = u64(range(300))
@@ -139,6 +140,26 @@ def test_a_replica_follows_over_the_network(cluster: Cluster) -> None:
     assert np.array_equal(replica.pull("embedding", IDS), cluster.client.pull("embedding", IDS))
 
 
+@pytest.mark.parametrize("form", ["fp16", "int8"])
+def test_a_replica_of_packed_rows_follows_over_the_network(form: ReplicaRows) -> None:
+    base = config(replica_rows=form, request_seconds=5.0)
+    shard = Shard(base, 0)
+    server = ShardServer(shard, "127.0.0.1", 0)
+    settings = msgspec.structs.replace(base, shards=(ShardConfig(port=server.port, ops_port=1),))
+    replica, rng = ReplicaTables(settings), np.random.default_rng(2)
+    with ParameterClient(settings) as client:
+        for step in range(3):
+            client.push("a", step, {"wide": (IDS, gradients(rng, 300, 9))}, 0)
+            client.evict("wide", IDS[step : step + 5])
+            replica.apply([client.delta(0, replica.position(0))])
+            assert replica.digest("wide", 0) == client.digest(0, "wide")[1]
+        exact = client.pull("wide", IDS)
+    held = replica.pull("wide", IDS)
+    assert not np.array_equal(held, exact)
+    assert np.abs(held - exact).max() < np.abs(exact).max() / 100
+    server.shutdown()
+
+
 def test_evict_counts_the_rows_of_all_shards(cluster: Cluster) -> None:
     cluster.client.push("a", 0, {"embedding": (IDS, np.ones((300, 4), np.float32))}, 0)
     assert cluster.client.evict("embedding", u64(range(250, 350))) == 50
@@ -222,8 +243,14 @@ BLOCK = wire.encode_blocks([wire.Block("embedding", u64([1, 2]), np.ones(8, np.f
 STRANGE = pa.RecordBatch.from_pydict({"ids": [1, 2]})
 
 
-def block(table: str, ids: int, values: int) -> pa.RecordBatch:
-    return wire.encode_blocks([wire.Block(table, u64(range(ids)), np.ones(values, np.float32))])
+def block(table: str, ids: int, values: int, value: float = 1.0) -> pa.RecordBatch:
+    return wire.encode_blocks([wire.Block(table, u64(range(ids)), np.full(values, value, np.float32))])
+
+
+def typed(column: str, kind: pa.DataType) -> pa.RecordBatch:
+    """BLOCK with a column of another type."""
+    columns = {field.name: BLOCK.column(field.name) for field in BLOCK.schema}
+    return pa.RecordBatch.from_pydict(columns | {column: columns[column].cast(pa.large_list(kind))})
 
 
 @pytest.mark.parametrize(
@@ -231,6 +258,13 @@ def block(table: str, ids: int, values: int) -> pa.RecordBatch:
     [
         (lambda r: r.push(b"junk", BLOCK), "Push: "),
         (lambda r: r.push(PUSH, STRANGE), "columns: ids int64; legal is table string"),
+        (lambda r: r.push(PUSH, typed("ids", pa.int64())), r"ids large_list<item: int64>.*legal is table"),
+        (lambda r: r.push(PUSH, typed("values", pa.float64())), "values large_list<item: double>"),
+        (lambda r: r.pull(PULL, typed("ids", pa.float32())), "ids large_list<item: float>"),
+        (
+            lambda r: r.push(PUSH, block("embedding", 2, 8, np.nan)),
+            r"table embedding: gradients: id 0 has \[nan, .*legal is a finite mean square",
+        ),
         (lambda r: r.push(PUSH, block("embedding", 2, 7)), "7 values for 2 ids"),
         (lambda r: r.push(PUSH, block("embedding", 2, 10)), r"gradients: float32 \(2, 5\)"),
         (lambda r: r.push(PUSH, block("nowhere", 2, 8)), "table: 'nowhere'"),
@@ -309,6 +343,22 @@ def test_a_shard_that_is_away_is_named_after_the_retries() -> None:
         pytest.raises(ShardUnavailable, match=f"shard at 127.0.0.1:{port}"),
     ):
         client.pull("embedding", IDS)
+
+
+def test_a_shard_that_does_not_answer_is_given_up_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = ShardConfig(port=silent.getsockname()[1], ops_port=1)
+        settings = config(shards=1, retry_seconds=0.3, request_seconds=0.2)
+        settings = msgspec.structs.replace(settings, shards=(place,))
+        with ParameterClient(settings) as client:
+            for call in (
+                lambda: client.pull("embedding", IDS),
+                lambda: client.push("a", 0, {}, 0),
+                lambda: client.delta(0, None),
+                lambda: client.health(0),
+            ):
+                with pytest.raises(ShardUnavailable, match=f"shard at 127.0.0.1:{place.port}"):
+                    call()
 
 
 def test_two_servers_cannot_share_a_port(cluster: Cluster) -> None:

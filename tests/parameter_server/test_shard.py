@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ import pytest
 from parameter_server.dense import DenseVersion
 from parameter_server.errors import InvalidRequest, TrimmedError
 from parameter_server.image import ShardImage
+from parameter_server.inspect import inspect_row
 from parameter_server.replica import ReplicaTables
 from parameter_server.shard import MAINTAIN_EVERY, TRACES_KEPT, Shard
-from schema.config import TableConfig
-from tests.parameter_server.cases import config, gradients, random_round, u64
+from schema.config import AdmissionConfig, TableConfig
+from tests.parameter_server.cases import SMALL, config, gradients, random_round, u64
 
 IDS = u64([1, 2, 3])
 ONES = np.ones((3, 4), np.float32)
@@ -116,8 +119,13 @@ def test_dense_versions_only_rise() -> None:
     assert dense.get("other", -1) == (0, 0, b"")
 
 
-def test_readers_beside_a_writer_see_whole_pushes() -> None:
-    shard = Shard(config(), 0)
+GROWING = TableConfig(name="embedding", dim=4, capacity=16, widths=(1, 2, 4), grow_at=(5, 15), ttl_seconds=10)
+
+
+@pytest.mark.parametrize("table", [SMALL, GROWING], ids=["one width", "widths and expiry"])
+def test_readers_beside_a_writer_see_whole_pushes(table: TableConfig) -> None:
+    """While entries are kicked, the index doubles, and rows grow in width, go, and are taken again."""
+    shard = Shard(config(tables=(table,)), 0)
     ids = u64(range(2000))
     flat = np.ones((len(ids), 4), np.float32)
     shard.push("a", 0, {"embedding": (ids, flat)}, 0)
@@ -128,22 +136,49 @@ def test_readers_beside_a_writer_see_whole_pushes() -> None:
     def read() -> None:
         while not done.is_set():
             moved = start - shard.pull([("embedding", ids)])[0]
-            torn.append(float(np.ptp(moved)))
+            torn.append(float(np.ptp(moved, axis=0).max()))
 
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
     rng = np.random.default_rng(0)
     for step in range(1, 40):
-        shard.push("a", step, {"embedding": (ids, flat)}, 0)
+        shard.push("a", step, {"embedding": (ids, flat)}, step * 1000)
         new = rng.integers(10_000, 2**62, 300, dtype=np.uint64)
-        shard.push("b", step, {"embedding": (new, gradients(rng, 300))}, 0)
+        shard.push("b", step, {"embedding": (new, gradients(rng, 300))}, step * 1000)
     done.set()
     for reader in readers:
         reader.join(10)
     assert torn
     assert max(torn) < 1e-5, "a pull saw some rows before a push and some after it"
     shard.check_integrity()
+    counters = shard.counters()["embedding"]
+    assert (table is GROWING) == (min(counters.grown, counters.expired) > 0)
+
+
+def test_any_number_of_replicas_costs_the_shard_no_memory() -> None:
+    shard = Shard(config(chunk_rows=1000), 0)
+    rng = np.random.default_rng(3)
+    for step in range(20):
+        random_round(shard, rng, step)
+    clock = shard.state().clock
+
+    def serve(replicas: int) -> None:
+        for number in range(replicas):
+            shard.delta((shard.epoch, clock - number % 20) if number % 5 else None)
+
+    serve(20)
+    gc.collect()
+    tracemalloc.start()
+    serve(20)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    serve(200)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert after - before < 200 * 8, "less than a pointer each"
+    assert not shard._open
 
 
 def test_a_random_history_keeps_its_integrity() -> None:
@@ -153,6 +188,44 @@ def test_a_random_history_keeps_its_integrity() -> None:
         random_round(shard, rng, step)
         shard.check_integrity()
     assert shard.state().clock > 60
+
+
+def test_what_a_budget_evicts_leaves_by_tombstone_and_a_replica_follows() -> None:
+    table = TableConfig(name="embedding", dim=4, capacity=16, memory_mb=0.1)
+    shard, replica = Shard(config(tables=(table,)), 0), ReplicaTables(config(tables=(table,)))
+    for step in range(3 * MAINTAIN_EVERY):
+        ids = u64(range(step * 100, step * 100 + 100))
+        shard.push("t", step, {"embedding": (ids, np.ones((100, 4), np.float32))}, event_time=step * 1000)
+        if step % 7 == 0:
+            replica.apply([shard.delta(replica.position(0))])
+    delta = shard.delta(replica.position(0))
+    assert not delta.full
+    replica.apply([delta])
+    evicted = shard.counters()["embedding"].evicted
+    assert evicted == shard.tombstone_counts()["embedding"] > 0
+    assert replica.row_counts() == shard.row_counts() == {"embedding": 4800 - evicted}
+    assert replica.digest("embedding", 0) == shard.digest("embedding")[1]
+
+
+def test_what_is_known_of_an_id_before_and_after_it_has_a_row() -> None:
+    admission = AdmissionConfig(kind="count", threshold=3)
+    table = TableConfig(name="embedding", dim=4, capacity=16, admission=admission, ttl_seconds=60)
+    shard = Shard(config(tables=(table,)), 0)
+    for step in range(2):
+        shard.push("t", step, {"embedding": (IDS, ONES)}, event_time=1000)
+    seen = inspect_row(shard, "embedding", 2)
+    assert (seen.row, seen.sightings, seen.version, seen.state_norm, seen.expires_at) == (
+        None,
+        2,
+        *[None] * 3,
+    )
+    assert seen.vector == shard.pull([("embedding", IDS)])[0][1].tolist()
+    shard.push("t", 2, {"embedding": (IDS, ONES)}, event_time=5000)
+    found = inspect_row(shard, "embedding", 2)
+    assert (found.sightings, found.version, found.width, found.last_use) == (0, 3, 4, 5000)
+    assert found.expires_at == 65_000
+    assert found.row is not None
+    assert found.state_norm == pytest.approx(1.025)
 
 
 def test_expired_rows_leave_by_tombstone_and_a_replica_follows() -> None:

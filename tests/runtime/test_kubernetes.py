@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import kubernetes_validate
 import msgspec
 import pytest
 import yaml
@@ -60,11 +61,35 @@ def test_selectors_probes_and_mounts_hang_together(objects):
         assert {m["name"] for m in container["volumeMounts"]} == volumes
 
 
-def test_budgets_and_scaling_are_of_what_is_there(objects):
-    assert set(of(objects, "PodDisruptionBudget")) == {"shard", "replica"}
-    scaler = of(objects, "HorizontalPodAutoscaler")["replica"]["spec"]
-    assert scaler["scaleTargetRef"]["name"] in of(objects, "Deployment")
-    assert scaler["minReplicas"] == of(objects, "Deployment")["replica"]["spec"]["replicas"]
+def test_every_object_is_as_the_api_of_kubernetes_has_it(objects):
+    for found in objects:
+        kubernetes_validate.validate(found, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_check_against_the_api_can_fail(objects):
+    odd = of(objects, "Deployment")["trainer"]
+    odd["spec"]["replica"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(odd, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_budgets_and_scaling_are_of_what_is_there(objects, config):
+    assert set(of(objects, "PodDisruptionBudget")) == {"shard", "replica", "joiner"}
+    scalers = of(objects, "HorizontalPodAutoscaler")
+    assert set(scalers) == {"replica", "joiner"}
+    for name, scaler in scalers.items():
+        assert scaler["spec"]["scaleTargetRef"]["name"] == name in of(objects, "Deployment")
+        assert scaler["spec"]["minReplicas"] == of(objects, "Deployment")[name]["spec"]["replicas"]
+    joiner = scalers["joiner"]["spec"]
+    assert joiner["maxReplicas"] == config.kafka.topics.feature_logs.partitions
+    assert joiner["metrics"][0]["external"]["metric"]["name"] == "joiner_unread_messages"
+    assert scalers["replica"]["spec"]["metrics"][0]["resource"]["name"] == "cpu"
+
+
+def test_pods_log_for_what_collects_logs(objects):
+    for workload in workloads(objects).values():
+        (container,) = workload["spec"]["template"]["spec"]["containers"]
+        assert container["env"] == [{"name": "HEADWATER_LOGS", "value": "json"}]
 
 
 def test_the_configuration_is_one_that_the_roles_take(objects, config, tmp_path):

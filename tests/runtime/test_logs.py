@@ -1,10 +1,12 @@
 """Logging: one line format with the role, chatty libraries kept quiet."""
 
+import json
 import logging
 
 import pytest
 
 from runtime import logs
+from schema.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +46,42 @@ def test_a_role_with_a_percent_sign_is_printed_as_it_is(capsys):
 def test_an_unknown_level_is_refused_with_the_legal_ones():
     with pytest.raises(ValueError, match=r"level: 'LOUD'; legal are .*INFO"):
         logs.configure("trainer", "LOUD")
+
+
+def test_a_line_says_what_it_is_about_and_only_within(capsys):
+    logs.configure("replica-0")
+    log = logging.getLogger("serving.feed")
+    with logs.about(request_id="r7"), logs.about(trace="t1"):
+        log.info("odd")
+    log.info("even")
+    inside, outside = capsys.readouterr().err.splitlines()
+    assert inside.endswith("serving.feed: odd request_id=r7 trace=t1")
+    assert outside.endswith("serving.feed: even")
+
+
+def test_json_lines_hold_the_same_and_any_text(capsys, monkeypatch):
+    monkeypatch.setenv(logs.FORM, "json")
+    logs.configure("replica-0")
+    log = logging.getLogger("serving.feed")
+    with logs.about(request_id="r\ud800"):
+        try:
+            int("two\nlines")
+        except ValueError:
+            log.exception("it %s", "failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    found = json.loads(line)
+    assert "ValueError: invalid literal" in found.pop("exception")
+    assert found.pop("time").endswith("+00:00")
+    assert found == {
+        "role": "replica-0",
+        "level": "ERROR",
+        "logger": "serving.feed",
+        "message": "it failed",
+        "request_id": "r?",
+    }
+
+
+def test_an_unknown_form_is_refused_with_the_legal_ones(monkeypatch):
+    monkeypatch.setenv(logs.FORM, "xml")
+    with pytest.raises(ConfigError, match="HEADWATER_LOGS: 'xml'; legal are text and json"):
+        logs.configure("trainer")

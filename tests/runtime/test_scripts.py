@@ -13,6 +13,7 @@ _WRAPPERS = [
     "backfill",
     "bench",
     "demo",
+    "experiment",
     "explain",
     "kafka",
     "launch",

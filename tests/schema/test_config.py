@@ -28,6 +28,22 @@ def test_a_file_extends_another() -> None:
     assert over.parameter_server == base.parameter_server
 
 
+def test_a_seed_may_be_any_64_bits(tmp_path: Path) -> None:
+    config = load_config(LOCAL, {"parameter_server.tables": [{"name": "embedding", "seed": 2**64 - 1}]})
+    dump_config(config, tmp_path / "copy.yaml")
+    assert load_config(tmp_path / "copy.yaml").parameter_server.tables[0].seed == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("dim", "classes"), [(16, (4, 8, 16)), (32, (4, 8, 16, 32)), (64, (4, 8, 16, 32, 64)), (4, (4,))]
+)
+def test_a_table_whose_rows_grow_has_these_widths_unless_told(dim: int, classes: tuple[int, ...]) -> None:
+    grow_at = list(range(2, 1 + len(classes)))
+    table = {"name": "embedding", "dim": dim, "grow_at": grow_at}
+    config = load_config(LOCAL, {"parameter_server.tables": [table]})
+    assert config.parameter_server.tables[0].classes == classes
+
+
 @dataclass(frozen=True)
 class Case:
     key: str
@@ -49,6 +65,21 @@ CASES = [
     Case("tasks", [{"name": "click"}], ("tasks.0.actions: missing", "a list")),
     Case("tasks", [{"name": "a", "actions": ["x"]}] * 2, ("tasks: 'a' is given twice",)),
     Case("parameter_server.tables", [{"name": "embedding", "dim": 0}], ("tables.0.dim: 0", "at least 1")),
+    *[
+        Case("parameter_server.tables", [{"name": "embedding", "dim": 8, **wrong}], says)
+        for wrong, says in (
+            ({"seed": 2**64}, ("tables.embedding.seed: 18446744073709551616", "legal is 0 to 2^64-1")),
+            ({"seed": -1}, ("tables.0.seed: -1", "at least 0")),
+            ({"widths": [4, 16], "grow_at": [2]}, ("embedding.widths: [4, 16]", "the last one dim, 8")),
+            ({"widths": [8, 4, 8], "grow_at": [2, 3]}, ("embedding.widths: [8, 4, 8]", "ascending")),
+            ({"grow_at": [3, 9]}, ("embedding.grow_at: [3, 9]", "legal is 1 numbers of pushes")),
+            ({"widths": [4, 8]}, ("embedding.grow_at: []", "legal is 1 numbers of pushes")),
+            ({"widths": [2, 4, 8], "grow_at": [3, 3]}, ("embedding.grow_at: [3, 3]", "ascending")),
+            ({"admission": {"kind": "count", "threshold": 256}}, ("threshold: 256", "at most 255")),
+            ({"slots": {"65536": {}}}, ("tables.0.slots: {'65536': {}}", "each key an integer", "65535")),
+            ({"slots": {1: {"ttl_seconds": -2}}}, ("tables.0.slots", "ttl_seconds: -2", "above 0")),
+        )
+    ],
     Case("parameter_server.shards", [{"port": 1, "ops_port": 1}], ("addresses", "given twice")),
     Case("serving.replicas", [{"port": 1, "freeze_after_seconds": 1}], ("goes on learning",)),
     Case(

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from schema.records import FeatureLog, Features, IdColumn, ModelVersion, SampleBlock, column
 from tests.schema import records
@@ -61,3 +62,15 @@ def test_row_lengths_default_to_one_id_a_row() -> None:
     assert IdColumn(1, column([4, 5], "<u8")).row_lengths(2).tolist() == [1, 1]
     assert IdColumn(1, column([4, 5], "<u8"), column([2, 0], "<u2")).row_lengths(2).tolist() == [2, 0]
     assert IdColumn(1, column([2**64 - 1], "<u8")).values() == np.array([2**64 - 1], np.uint64)
+
+
+@given(log=records.feature_logs(), data=st.data())
+def test_narrowed_features_are_those_of_the_rows(log: FeatureLog, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(log) - 1), min_size=1, max_size=5))
+    narrow = log.features.narrowed(rows, len(log))
+    assert narrow.fits(len(rows))
+    assert narrow.context == log.features.context
+    for column_, whole in zip(narrow.items, log.features.items, strict=True):
+        mine = np.split(column_.values(), np.cumsum(column_.row_lengths(len(rows)))[:-1])
+        its = np.split(whole.values(), np.cumsum(whole.row_lengths(len(log)))[:-1])
+        assert [part.tolist() for part in mine] == [its[row].tolist() for row in rows]

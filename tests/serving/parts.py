@@ -83,7 +83,7 @@ class Shards:
         for index, where in split(wanted, len(self.shards)):
             mine = wanted if where is None else wanted[where]
             pairs = {table: (mine, np.full((len(mine), dim), value, np.float32))}
-            traces = pack(Traced(time - 2000, time, time + 10) for time in completed)
+            traces = pack(Traced(time - 2000, time, time + 4, time + 10) for time in completed)
             self.shards[index].push("trainer-0", step, pairs, 0, traces)
 
     def vector(self, wanted: int, table: str = TABLE) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime import logs
 from schema.records import Action, ActionBatch, Profile
 from serving.gate import MAX_BODY
 from tests.polling import wait_until
@@ -284,6 +286,7 @@ def test_the_report(stage):
         "feature_logs": 1,
         "freshness": {"count": 1, "p50": 0.5, "p99": 0.5},
         "freshness_stages": {"count": 0},
+        "traces": [],
         "items": len(ITEMS),
         "users": 0,
         "candidates": len(ITEMS),
@@ -335,6 +338,27 @@ def guarded(**changes) -> Stage:
     return stage
 
 
+def test_logs_name_the_call_and_the_request(stage, caplog):
+    told: list[dict[str, str]] = []
+
+    class Listener(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            told.append(dict(logs._ABOUT.get()))
+
+    log, listener = logging.getLogger("serving.ranker"), Listener()
+    log.addHandler(listener)
+    retrieve = stage.replica.feeds._retrieve
+
+    def noisy(user, moment):
+        log.warning("looked at")
+        return retrieve(user, moment)
+
+    stage.replica.feeds._retrieve = noisy
+    answer = stage.request("POST", "/v1/feed", {"user_id": 7}, headers={"x-request-id": "call-5"})
+    log.removeHandler(listener)
+    assert told == [{"call": "call-5", "request_id": answer.json()["request_id"]}]
+
+
 def test_with_a_key_only_who_has_it_is_let_in():
     stage = guarded(api_key="open sesame")
     assert stage.post("/v1/feed", {"user_id": 1}).status_code == 401
@@ -359,14 +383,14 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_its_size_is_said(sta
 def test_too_many_requests_at_once_are_told_to_come_again():
     stage = guarded(max_requests=2)
     entered, release = threading.Semaphore(0), threading.Event()
-    retrieve = stage.replica.feeds._retrieve
+    run_round = stage.replica.sync.run_round
 
-    def slow(user, moment):
+    def slow():
         entered.release()
         release.wait(10)
-        return retrieve(user, moment)
+        run_round()
 
-    stage.replica.feeds._retrieve = slow
+    stage.replica.sync.run_round = slow
     with ThreadPoolExecutor(2) as pool:
 
         async def three():
@@ -374,7 +398,7 @@ def test_too_many_requests_at_once_are_told_to_come_again():
             async with httpx.AsyncClient(
                 transport=transport, base_url="http://replica", timeout=10
             ) as client:
-                two = [asyncio.create_task(client.post("/v1/feed", json={"user_id": u})) for u in (1, 2)]
+                two = [asyncio.create_task(client.post("/v1/sync")) for _ in range(2)]
                 for _ in two:
                     await asyncio.get_running_loop().run_in_executor(pool, entered.acquire)
                 third = await client.post("/v1/feed", json={"user_id": 3})

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
+
+import httpx
 import msgspec
 import pytest
 
+from runtime.ports import free_port
+from schema.codec import FEATURE_LOGS
+from schema.config_file import load_config
+from schema.records import FeatureLog, Heartbeat
 from serving.audit import Audit
 from serving.explain import NotExplained, find
 from tests.polling import wait_until
 from tests.serving.parts import CONFIG, Stage, did, item, video_ids
 
 ITEMS = list(range(100, 130))
+LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
 
 
 @pytest.fixture
@@ -66,8 +75,63 @@ def test_a_request_that_is_not_kept_is_not_explained(stage):
     answer = stage.get("/v1/explain/nobody")
     assert answer.status_code == 404
     assert "not kept here" in answer.json()["detail"]
-    with pytest.raises(NotExplained, match=r"(?s)nobody cannot be explained.*/v1/explain/nobody"):
-        find(CONFIG, "nobody")
+    nowhere = {"serving.replicas.0.port": free_port(), "kafka.bootstrap": f"127.0.0.1:{free_port()}"}
+    config = load_config(LOCAL, nowhere)
+    with pytest.raises(NotExplained, match=r"(?s)nobody cannot be explained.*/v1/explain/nobody.*topic"):
+        find(config, "nobody")
+
+
+def logged(stage: Stage) -> FeatureLog:
+    """The log of a feed that nobody kept."""
+    made = stage.replica.feeds.make(7, 0, 4)
+    stage.replica.feeds.note(made)
+    return stage.replica.outboxes.feature_logs._waiting[-1]
+
+
+def posted(stage: Stage, log: FeatureLog) -> httpx.Response:
+    return stage.post("/v1/explain", {"envelope": base64.b64encode(FEATURE_LOGS.encode([log])).decode()})
+
+
+def test_any_log_is_scored_again_while_its_parameters_are_served(stage):
+    log = logged(stage)
+    found = posted(stage, log).json()
+    assert found["same_bits"] is True
+    assert found["context"]["liked"] == [110, 111]
+    forged = msgspec.structs.replace(log, scores=bytes(len(log.scores)))
+    assert posted(stage, forged).json()["same_bits"] is False
+
+
+def test_when_they_are_gone_the_log_is_told_all_the_same(stage):
+    log = logged(stage)
+    stage.shards.push(2, video_ids(ITEMS), -1.0)
+    stage.replica.sync.run_round()
+    found = posted(stage, log).json()
+    assert found["same_bits"] is None
+    assert found["model"]["dense"] == log.model.dense
+    assert [i["item_id"] for i in found["items"]] == log.item_ids().tolist()
+    assert all(i["served"] and not i["again"] for i in found["items"])
+
+
+@pytest.mark.parametrize(
+    ("envelope", "says"),
+    [
+        ("no base 64!", "base64"),
+        (base64.b64encode(b"what").decode(), "version byte"),
+        (base64.b64encode(FEATURE_LOGS.encode([])).decode(), "0 records"),
+        (base64.b64encode(FEATURE_LOGS.encode([Heartbeat(5)])).decode(), "1 records; legal is one"),
+    ],
+)
+def test_what_is_no_log_is_refused(stage, envelope, says):
+    answer = stage.post("/v1/explain", {"envelope": envelope})
+    assert answer.status_code == 409
+    assert says.lower() in answer.json()["detail"].lower()
+
+
+def test_a_log_of_other_features_is_refused(stage):
+    log = logged(stage)
+    bare = msgspec.structs.replace(log, features=msgspec.structs.replace(log.features, item_dense=b""))
+    assert posted(stage, bare).status_code == 409
+    assert posted(stage, msgspec.structs.replace(log, scores=log.scores * 2)).status_code == 409
 
 
 def test_only_the_last_are_kept(stage):

@@ -29,8 +29,8 @@ def test_a_later_profile_replaces_an_earlier_one(catalogue):
 def test_users_and_items_do_not_mix(catalogue):
     catalogue.apply(Profile("user", 5, 1, {"profile": ("age=1",)}))
     assert (catalogue.items, catalogue.users) == (0, 1)
-    assert len(catalogue.user(5).ids[1]) == 1
-    assert catalogue.user(6).ids[1] == ()
+    assert len(catalogue.user(5).slot(1)) == 1
+    assert catalogue.user(6).slot(1) == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from parameter_server.delta import Delta, Span, Trace
+from schema.stages import Traced, pack, unpack
 from serving.freshness import Freshness
+from serving.stages import Stages
 from serving.traces import Traces, covered_steps
 
 
@@ -45,6 +47,28 @@ def test_a_clock_that_is_behind_gives_no_negative_age():
     freshness = Freshness()
     freshness.observe(np.array([2000], np.int64), 1000)
     assert freshness.summary().p50 == 0
+
+
+def test_a_sample_is_served_by_the_first_feed_after_it_was_applied():
+    stages = Stages()
+    stages.applied(unpack(np.array(pack([Traced(0, 5000, 5100, 6000, 64), Traced(0, 5, 6, 7)]))), 6500)
+    assert (stages.summary(), stages.traces()) == ({"count": 0}, [])
+    stages.served(7000)
+    stages.served(9000)
+    assert stages.traces() == [
+        {
+            "trace": f"{64:016x}",
+            "event": 0,
+            "completed": 5000,
+            "joined": 5100,
+            "trained": 6000,
+            "applied": 6500,
+            "served": 7000,
+        }
+    ]
+    found = stages.summary()
+    assert found["count"] == 2
+    assert found["event_to_served"] == {"p50": 7.0, "p99": 7.0}
 
 
 def test_a_step_is_learned_once_every_shard_has_it_and_counts_once():

@@ -155,6 +155,26 @@ def test_visits_begin_on_schedule_however_slow_the_replica_is() -> None:
     assert len(replica.tries) == MOST_AT_ONCE
 
 
+def test_users_who_watch_keep_nobody_from_coming() -> None:
+    """Feeds are answered at once, and everybody takes for ever to act: more than that many are under way."""
+    replica = FakeReplica()
+
+    async def never(_seconds: float) -> None:
+        await asyncio.Event().wait()
+
+    async def work(visits: Visits) -> int:
+        stop = asyncio.Event()
+        running = asyncio.create_task(visits.run(20_000.0, stop))
+        await until(lambda: len(visits._under_way) > 2 * MOST_AT_ONCE, seconds=60)
+        stop.set()
+        await running
+        return await visits.finish(0.01)
+
+    visits, _, given_up = _with_visits(replica, work, never)
+    assert given_up > 2 * MOST_AT_ONCE
+    assert visits.counts.skipped == 0
+
+
 def test_finish_delivers_what_is_outstanding() -> None:
     replica = FakeReplica()
     gate = asyncio.Event()

@@ -38,6 +38,8 @@ from trainer.dedup import DuplicateFilter
 
 ROLES = ("kafka", "topics", "shard", "joiner", "trainer", "replica")
 KILL_SECONDS = 15.0
+"""Between two kills; less in a run that is too short for every process to have its turn."""
+LEAST_KILL_SECONDS = 5.0
 QUIET_SECONDS = 15.0
 """Without kills at the end, so that what the last one left is seen to heal under load."""
 PROBE_SECONDS = 0.2
@@ -118,13 +120,18 @@ class Probe:
 
 
 class Killer:
-    """Kills, every KILL_SECONDS, the next of a shuffled deck of all processes, if all are well."""
+    """Kills the next of a shuffled deck of all processes, if all are well: each once before any a second time.
 
-    def __init__(self, supervisor: Supervisor, collector: Collector) -> None:
+    The deck is the same for a seed, and the run long enough for one deck at least.
+    """
+
+    def __init__(self, supervisor: Supervisor, collector: Collector, seconds: float, seed: int) -> None:
         self._supervisor, self._collector = supervisor, collector
-        self._rng = random.Random(2)
+        self._rng = random.Random(seed)
         self._deck: list[str] = []
-        self._due = time.monotonic() + KILL_SECONDS
+        turns = (seconds - QUIET_SECONDS) / (len(self.pids()) + 1)
+        self._every = max(LEAST_KILL_SECONDS, min(KILL_SECONDS, turns))
+        self._due = time.monotonic() + self._every
         self.kills: Counter[str] = Counter()
 
     def pids(self) -> dict[str, int | None]:
@@ -150,7 +157,7 @@ class Killer:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         self.kills[victim] += 1
-        self._due = time.monotonic() + KILL_SECONDS
+        self._due = time.monotonic() + self._every
         sys.stderr.write(f"soak: killed {victim} ({self.kills.total()}), {snapshot.samples_trained} rows\n")
 
 
@@ -193,7 +200,11 @@ class Account:
         self._view.poll()
         blocks = self._view.blocks
         for block in blocks[self._taken :]:
-            self.rows += int(self._filter.fresh(block).any(axis=1).sum())
+            self._filter.begin()
+            fresh = self._filter.fresh(block)
+            # a late block tells more of rows that have been trained
+            self.rows += 0 if block.late_offset >= 0 else int(fresh.any(axis=1).sum())
+            self._filter.trained()
         self._taken = len(blocks)
 
     def labels(self) -> dict[str, int]:
@@ -231,7 +242,7 @@ class Account:
         self._view.close()
 
 
-def soak(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
+def soak(seconds: float, rate: float, seed: int, folder: Path) -> dict[str, Any]:
     """The figures of one run."""
     config = deployment(folder, rate)
     logs = RoleLogs(folder / "logs")
@@ -241,7 +252,7 @@ def soak(seconds: float, rate: float, folder: Path) -> dict[str, Any]:
         probe, memory = Probe(config), Memory()
         account = Account(config)
         try:
-            killer = Killer(supervisor, collector)
+            killer = Killer(supervisor, collector, seconds, seed)
             while driver.running and not killer.trained():
                 time.sleep(0.5)
             _under_load(seconds, driver, killer, probe, memory)
@@ -335,11 +346,12 @@ def good(figures: dict[str, Any]) -> bool:
 def main(
     seconds: Annotated[float, typer.Option(min=40)] = 600.0,
     rate: Annotated[float, typer.Option(min=1, help="feeds a second")] = 20.0,
+    seed: Annotated[int, typer.Option(help="of the order of the kills")] = 2,
     keep: Annotated[Path | None, typer.Option(help="a folder to leave the run in")] = None,
 ) -> None:
     """Soak."""
     with tempfile.TemporaryDirectory() as folder:
-        figures = soak(seconds, rate, keep or Path(folder))
+        figures = soak(seconds, rate, seed, keep or Path(folder))
     sys.stdout.write(json.dumps(figures) + "\n")
     raise typer.Exit(0 if good(figures) else 1)
 

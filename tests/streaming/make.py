@@ -8,6 +8,8 @@ import msgspec
 
 from schema.config import SamplingConfig, TaskConfig
 from schema.records import Action, FeatureLog, Features, IdColumn, ModelVersion, column
+from streaming.heads import Head, pack, unpack
+from streaming.request import State
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 
@@ -48,6 +50,17 @@ def feature_log(
         features,
         column(scores, "<f4"),
     )
+
+
+def head(*args: object, **kwargs: object) -> Head:
+    return unpack(pack(feature_log(*args, **kwargs)))
+
+
+def state(offset: int, spoken: int) -> State:
+    """Of a closed request, with these pairs emitted as negatives."""
+    made = State(offset, 0, 5000)
+    made.add(0, spoken)
+    return made
 
 
 def action(request_id: str, event_time: int, item: int = 10, kind: str = "click") -> Action:

@@ -69,6 +69,46 @@ def test_another_worker_rebuilds_the_late_store_from_the_log(topics, feed, view,
     assert view.letters == []
 
 
+def past_window(worker, expected):
+    """The actions were given up waiting for, and what they lay in is acknowledged."""
+    wait_until(lambda: worker.report()["parked"] == expected, 30)
+    wait_until(lambda: worker.report()["unacked"] == 0, 20)
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["killed", "moved"])
+def test_feature_logs_may_come_after_the_window_of_their_actions(topics, feed, view, tmp_path, moved):
+    """As they do when the broker was away, and they waited on a replica's disk. Another worker finds them, too."""
+    config = deployment(topics, tmp_path)
+    logs, batches, labels = traffic(60)
+    with workers(config, tmp_path) as running:
+        feed.actions(batches)
+        past_window(running[0], len(batches))
+        running.pop().kill()
+        folder = tmp_path / "other" if moved else tmp_path
+        folder.mkdir(exist_ok=True)
+        running.append(Worker(msgspec.structs.replace(config, run_dir=str(folder)), folder).wait_ready())
+        feed.logs(logs)
+        expect(view, labels, 40)
+        wait_until(lambda: running[0].report()["unacked"] == 0, 20)
+        assert running[0].report()["pending_actions"] == 0
+    assert view.poll().letters == []
+
+
+def test_an_action_without_a_feature_log_is_given_up_after_the_horizon_alone(topics, feed, view, tmp_path):
+    config = deployment(topics, tmp_path, late_horizon_seconds=4.0)
+    logs, batches, labels = traffic(20)
+    with workers(config, tmp_path) as (worker,):
+        feed.logs(logs[:10])
+        feed.actions(batches)
+        orphans = sum(b.actions[0].request_id not in {log.request_id for log in logs[:10]} for b in batches)
+        past_window(worker, orphans)
+        assert view.poll().letters == []
+        feed.heartbeat(logs[-1].event_time + 10_000)
+        wait_until(lambda: len(view.poll().letters) == orphans, 20)
+        assert {letter.reason for letter in view.letters} == {"unmatched_action"}
+        expect(view, [x for x in labels if x[0] in {log.request_id for log in logs[:10]}])
+
+
 @pytest.mark.slow
 def test_a_damaged_late_store_is_rebuilt(topics, feed, view, tmp_path):
     config = deployment(topics, tmp_path)

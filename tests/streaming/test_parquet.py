@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 
 import msgspec
 import pyarrow.parquet as pq
@@ -11,12 +13,16 @@ import pytest
 
 from runtime.ports import free_port
 from schema.config import DumpConfig
+from schema.config_file import dump_config
 from schema.errors import ConfigError
 from streaming import backfill, parquet
 from streaming.dump import Dump
 from streaming.parquet import Span
+from tests.polling import wait_until
+from tests.streaming.netview import NetView
 from tests.streaming.test_partition import Bench, traffic
-from tests.streaming.worker import Feed, deployment
+from tests.streaming.test_worker import traffic as worker_traffic
+from tests.streaming.worker import ROOT, Feed, deployment
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,41 @@ def test_the_dump_goes_on_where_its_files_end(topics, tmp_path, blocks):
     assert sorted(map(repr, parquet.read(second.folder))) == sorted(map(repr, sent))
 
 
+def test_a_killed_dump_leaves_every_block_in_the_files_once(topics, tmp_path, blocks):
+    dump = DumpConfig(file_rows=30, file_seconds=3600.0, ops_port=free_port())
+    config = deployment(topics, tmp_path, dump=dump)
+    dump_config(config, tmp_path / "config.yaml")
+    folder = tmp_path / dump.path
+    feed = Feed(topics)
+    sent = [
+        msgspec.structs.replace(b, user_id=i, source=msgspec.structs.replace(b.source, offset=i))
+        for i, b in enumerate(blocks * 6)
+    ]
+    command = [sys.executable, "-m", "streaming.dump", str(tmp_path / "config.yaml")]
+    for part in range(3):
+        with (tmp_path / "log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            before = len(parquet.spans(folder))
+            feed.samples(sent[part::3])
+            wait_until(lambda before=before: len(parquet.spans(folder)) > before, 60)
+            if part < 2:
+                process.kill()  # somewhere between two files
+            else:
+                wait_until(lambda: rows_on_disk(folder) > sum(map(len, sent)) - 4 * 30, 60)
+                process.terminate()
+                assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+    feed.close()
+    assert sorted(map(repr, parquet.read(folder))) == sorted(map(repr, sent))
+
+
+def rows_on_disk(folder):
+    return sum(len(block) for block in parquet.read(folder))
+
+
 def history(folder, config, made):
     folder.mkdir()
     topics = config.kafka.topics
@@ -96,6 +137,36 @@ def test_a_backfill_gives_the_labels_of_the_oracle_and_the_same_bytes(tmp_path, 
     bench.samples = sorted(parquet.read(tmp_path / "a"), key=lambda b: (b.late_offset, b.source.offset))
     bench.samples = [msgspec.structs.replace(b, resolved_below=0) for b in bench.samples]
     assert bench.view() == made.labels
+
+
+def test_a_backfill_of_topics_is_that_of_their_files_to_the_byte(topics, tmp_path):
+    config = deployment(topics, tmp_path)
+    dump_config(config, tmp_path / "config.yaml")
+    feed = Feed(topics)
+    logs, batches, labels = worker_traffic(120)
+    feed.actions(batches[::3])
+    feed.logs(logs)
+    feed.actions(batches[1::3] + batches[2::3])
+    feed.raw(topics.topics.user_actions, b"garbage", 0)
+    feed.flush()
+    feed.close()
+    (tmp_path / "history").mkdir()
+    for topic in (topics.topics.feature_logs, topics.topics.user_actions):
+        for number in range(topic.partitions):
+            values = list(backfill.from_topic(config, topic.name, number))
+            (tmp_path / "history" / f"{topic.name}-{number}").write_bytes(
+                b"".join(struct.pack("<I", len(v)) + v for v in values)
+            )
+    for name, more in (("a", []), ("b", []), ("files", ["--history", str(tmp_path / "history")])):
+        arguments = [str(tmp_path / "config.yaml"), "--out", str(tmp_path / name), *more]
+        subprocess.run(
+            [sys.executable, "-m", "streaming.backfill", *arguments], cwd=ROOT, check=True, timeout=90
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") == contents(tmp_path / "files") != {}
+    view = NetView()
+    for block in parquet.read(tmp_path / "a"):
+        view.take(msgspec.structs.replace(block, resolved_below=0))
+    assert view.labels == labels
 
 
 def test_a_history_that_was_cut_is_refused(tmp_path):

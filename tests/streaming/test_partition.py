@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from unittest import mock
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schema.codec import DEAD_LETTERS, FEATURE_LOGS, TRAINING_SAMPLES, USER_ACTIONS
 from schema.records import ActionBatch, Heartbeat
+from streaming import heads
 from streaming import parcels as parcels_module
+from streaming import sampling as sampling_module
 from streaming.counts import Counts
 from streaming.late import MemoryStore
 from streaming.parcels import Blocks
 from streaming.partition import Message, Partition, Timing
-from streaming.recall import absorb_blocks, absorb_logs
+from streaming.recall import absorb_blocks, absorb_logs, found, orphans
 from streaming.watermark import Side
 from tests.streaming.make import EARLY, HORIZON, RULES, WINDOW, action, feature_log, sampler
 from tests.streaming.netview import NetView
@@ -40,11 +45,15 @@ class Bench:
         self.letters = []
         self.committed = [0, 0]
         self.restart()
+        self.bring_back()
 
-    def restart(self):
-        """A new owner, from what was acknowledged."""
+    def restart(self, store=None):
+        """A new owner, from what was acknowledged, with an empty store or what is on its disk.
+
+        It knows nothing of the past until `recall` and `catch_up`.
+        """
         self.counts = Counts()
-        self.store = MemoryStore(10_000)
+        self.store = MemoryStore(10_000) if store is None else store
         self.partition = Partition(
             3,
             TOPICS,
@@ -55,16 +64,48 @@ class Bench:
             counts=self.counts,
             now=NOW,
         )
-        absorb_blocks(self.store, self.samples)
-        absorb_logs(self.store, self.before(self.committed[Side.FEATURES]))
+        join = self.partition.join
+        join.held, join.store_behind, join.whole = True, True, False
         self.read = list(self.committed)
+        self.past = list(self.committed)
         self.outgoing = []
 
-    def before(self, offset):
-        """The feature logs below an offset."""
-        for at in range(offset):
-            for index, record in enumerate(FEATURE_LOGS.decode(self.topics[Side.FEATURES][at])):
-                yield record, at, index
+    def recall(self):
+        """As the new owner's thread does it."""
+        absorb_blocks(self.store, self.samples)
+        chosen, scored = sampler(**self.sampling), []
+        if chosen.by_score:
+            first = max(0, self.past[0] // sampling_module.STRETCH - 1) * sampling_module.STRETCH
+            scored = [
+                chosen.score(at, [h for _, h, _ in self.logs_at(at)]) for at in range(first, self.past[0])
+            ]
+        self.partition.recalled([s for s in scored if s], NOW)
+        self.take()
+
+    def catch_up(self):
+        """As the new owner's thread does it."""
+        chosen = sampler(**self.sampling)
+        for at in range(self.past[Side.FEATURES]):
+            absorb_logs(self.store, chosen, at, self.logs_at(at))
+        for at in range(self.past[Side.ACTIONS]):
+            records = USER_ACTIONS.decode(self.topics[Side.ACTIONS][at])
+            self.partition.join.park_again(list(orphans(self.store, self.past[Side.FEATURES], at, records)))
+        self.partition.caught_up(list(found(self.store)), NOW)
+        self.take()
+
+    def bring_back(self):
+        """All of the past that is still to be brought back."""
+        if self.partition.join.held:
+            self.recall()
+        if self.partition.join.store_behind:
+            self.catch_up()
+
+    def logs_at(self, offset):
+        for index, (packed, record) in enumerate(heads.read(self.topics[Side.FEATURES][offset])):
+            yield packed, record, index
+
+    def take(self):
+        self.outgoing += self.partition.parcels()
 
     def step(self, side):
         offset = self.read[side]
@@ -94,6 +135,7 @@ class Bench:
 
     def finish(self):
         """Read everything, and let the clock close what is open."""
+        self.bring_back()
         for side in Side:
             while self.read[side] < len(self.topics[side]):
                 self.step(side)
@@ -119,7 +161,7 @@ class Bench:
 
 @dataclass
 class Traffic:
-    """Two topics in which logs come at most DISORDER late, some actions much later, doubles among them.
+    """Two topics in which some logs and some actions come much too late, in whatever order; doubles among them.
 
     `labels` are those due.
     """
@@ -129,13 +171,15 @@ class Traffic:
     labels: list = field(default_factory=list)
 
 
-def traffic(rng: random.Random, requests: int, late: float = 0.3) -> Traffic:
+def traffic(rng: random.Random, requests: int, late: float = 0.3, tardy: float = 0.2) -> Traffic:
     made = Traffic()
     logs, actions, delayed = [], [], []
     for i in range(requests):
         moment = 1000 + i * rng.choice((1, 40, 400))
         items = rng.sample(range(20), rng.randint(1, 3))
-        logs.append((moment, feature_log(f"r{i}", moment, items)))
+        scores = [rng.random() for _ in range(2 * len(items))]
+        came = moment if rng.random() >= tardy else moment + rng.randrange(HORIZON // 4)
+        logs.append((came, feature_log(f"r{i}", moment, items, scores=scores)))
         hits = set()
         for _ in range(rng.randrange(4)):
             item, kind = rng.choice(items), rng.choice(("click", "like", "share", "hover"))
@@ -190,21 +234,27 @@ def test_any_interleaving_gives_the_labels_of_the_oracle(seed, requests, early, 
     assert bench.partition.unacked == 0
 
 
-def crashed(seed, requests, early):
+def crashed(seed, requests, early, **sampling):
     """Random traffic, and the bench that has joined all of it through a few crashes at random points."""
     rng = random.Random(seed)
     made = traffic(rng, requests)
-    bench = Bench(made.logs, made.actions, EARLY if early else RULES)
-    crashes = 0
+    bench = Bench(made.logs, made.actions, EARLY if early else RULES, **sampling)
+    crashes, disk = 0, None
     while (side := some_side(rng, bench)) is not None:
         bench.step(side)
+        if rng.random() < 0.3 and bench.partition.join.held:
+            bench.recall()
+        elif rng.random() < 0.3 and bench.partition.join.store_behind and not bench.partition.join.held:
+            bench.catch_up()
         if rng.random() < 0.3:
             bench.deliver(rng.randint(0, len(bench.outgoing)))
         if rng.random() < 0.2:
             bench.commit()
         if rng.random() < 0.1 and crashes < 4:
             crashes += 1
-            bench.restart()
+            older, disk = disk, copy.deepcopy(bench.store)
+            # the partition went elsewhere, stayed, or comes back after a while
+            bench.restart(rng.choice((None, bench.store, older)))
     bench.finish()
     return made, bench
 
@@ -216,6 +266,48 @@ def test_crashes_lose_and_double_nothing_in_the_trainers_view(seed, requests, ea
     assert bench.view() == made.labels
     assert bench.letters == [], "an action that is read again finds its feature log again"
     assert bench.committed == [len(made.logs), len(made.actions)]
+
+
+SCORED = {"mode": "score", "rate": 0.4, "floor": 0.05}
+
+
+def keep_probabilities(samples):
+    """{(offset, index, row): what every block of it says of log pi}."""
+    said = {}
+    for block in samples:
+        log_keep = np.frombuffer(block.log_keep, "<f4").tolist()
+        for row, value in zip(block.row_indices().tolist(), log_keep, strict=True):
+            said.setdefault((block.source.offset, block.source.index, row), set()).add(value)
+    return said
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.booleans())
+def test_a_row_is_kept_with_the_same_probability_whoever_emits_it(seed, early):
+    with mock.patch.object(sampling_module, "STRETCH", 8):
+        made, bench = crashed(seed, 60, early, **SCORED)
+        calm = Bench(made.logs, made.actions, bench.rules, **SCORED)
+        calm.finish()
+    assert keep_probabilities(bench.samples) == keep_probabilities(calm.samples)
+    assert bench.view() == calm.view()
+
+
+def test_a_dropped_row_that_an_action_brings_back_has_the_probability_of_its_close():
+    """Also where nothing of its request was emitted, and the late store was lost."""
+    values = [logs(feature_log(f"r{i}", 5000 + i, scores=[0.2 + i / 10, 0.0] * 3)) for i in range(3)]
+    bench = Bench(values, [], RULES, mode="score", rate=1e-6, floor=1e-3)
+    bench.finish()
+    assert bench.samples == []
+    assert bench.committed == [3, 0]
+    bench.restart()
+    bench.bring_back()
+    bench.receive(Side.ACTIONS, 0, actions(action("r1", 5100, 20)))
+    bench.deliver()
+    (late,) = bench.samples
+    assert late.row_indices().tolist() == [1]
+    assert np.exp(np.frombuffer(late.log_keep, "<f4")) == pytest.approx(1e-3)
+    state = bench.store.state("r1")
+    assert state.mean == pytest.approx(0.25)
 
 
 def logs(*records):
@@ -269,6 +361,13 @@ def test_a_dead_letter_carries_what_can_be_sent_again():
     bench.receive(Side.ACTIONS, 0, actions(late))
     bench.receive(Side.ACTIONS, 1, b"garbage")
     bench.finish()
+    bench.commit()
+    assert bench.committed == [1, 2], "an action without its log is acknowledged long before it is given up"
+    bench.receive(Side.FEATURES, 1, FEATURE_LOGS.encode([Heartbeat(5001 + HORIZON + DISORDER)]))
+    bench.receive(Side.ACTIONS, 2, USER_ACTIONS.encode([Heartbeat(5001 + HORIZON + DISORDER)]))
+    assert bench.store.group("r") is not None
+    bench.deliver()
+    assert bench.store.group("r") is None
     by_reason = {x.reason: x.payload for x in bench.letters}
     assert FEATURE_LOGS.decode(by_reason["invalid_features"]) == [RAGGED]
     assert USER_ACTIONS.decode(by_reason["unmatched_action"]) == [ActionBatch(7, (late,))]
@@ -326,7 +425,10 @@ def test_resolved_below_is_the_oldest_log_not_emitted():
     times = (5000, 9000, 5001)
     for offset, time in enumerate(times):
         bench.receive(Side.FEATURES, offset, logs(feature_log(f"r{offset}", time)))
-    bench.finish()
+    for offset, time in enumerate((6051, 6052, 11_000)):
+        bench.receive(Side.ACTIONS, offset, USER_ACTIONS.encode([Heartbeat(time)]))
+    bench.receive(Side.FEATURES, 3, FEATURE_LOGS.encode([Heartbeat(11_000)]))
+    bench.deliver()
     assert [(b.source.offset, b.resolved_below) for b in bench.samples] == [(0, 0), (2, 1), (1, 1)]
 
 
@@ -372,3 +474,40 @@ def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
             net[*name, float(block.label_matrix()[at, task])] += 1
             net[*name, 0.0] -= int(block.retract_matrix()[at, task])
     assert sorted(net.elements()) == made.labels
+
+
+class CountingStore(MemoryStore):
+    """Counts what is asked of it."""
+
+    def __init__(self):
+        super().__init__(10_000)
+        self.work = Counter()
+
+    def __getattribute__(self, name):
+        if name in {"state", "log", "put_state", "put_log", "group", "put_group", "drop_group", "next_group"}:
+            object.__getattribute__(self, "work")[name] += 1
+        return super().__getattribute__(name)
+
+
+def test_a_flood_of_garbage_costs_one_letter_a_message_and_nothing_else():
+    """A tenth of all messages: the store is asked as often as without, and letters share their envelopes."""
+    made = traffic(random.Random(5), 200)
+    rng = random.Random(6)
+
+    def flooded(values):
+        return [v for value in values for v in ([rng.randbytes(300)] * (rng.random() < 0.1) + [value])]
+
+    benches = []
+    for sides in ((made.logs, made.actions), (flooded(made.logs), flooded(made.actions))):
+        bench = Bench(*sides)
+        bench.restart(CountingStore())
+        bench.bring_back()
+        bench.finish()
+        benches.append(bench)
+    calm, flood = benches
+    garbage = sum(len(flood.topics[side]) - len(calm.topics[side]) for side in Side)
+    assert garbage > 10
+    assert flood.view() == calm.view() == made.labels
+    assert flood.store.work == calm.store.work
+    assert len(flood.letters) == sum(flood.counts.dead_letters.values()) == garbage
+    assert flood.committed == [len(values) for values in flood.topics]

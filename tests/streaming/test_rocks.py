@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from streaming.late import LateStoreError, pack, unpack
+from streaming.heads import pack, unpack
+from streaming.late import FIRST, Group, LateStoreError, MemoryStore, Place
 from streaming.request import State
 from streaming.rocks import RocksStore, destroy
-from tests.streaming.make import feature_log
+from streaming.waiting import Arrival
+from tests.streaming.make import action, feature_log
 
-STATE = State(7, 2, 5000, 0.25, {0: 0b01}, {0: 0b11, 2: 0b11})
+STATE = State(7, 2, 5000, 0.25, b"\x01", b"\x33")
 
 
 def test_what_was_flushed_is_found_again(tmp_path):
@@ -18,13 +20,14 @@ def test_what_was_flushed_is_found_again(tmp_path):
     log = feature_log("r", 5000)
     store.put_log("r", pack(log))
     store.put_state("r", STATE)
-    store.set_mark(12, 0.5)
+    store.set_mark(12, 34)
     store.flush()
     store.close()
     again = RocksStore(tmp_path / "late", 3600)
     assert again.state("r") == STATE
-    assert unpack(again.log("r")) == log
-    assert (again.mark.low, again.mark.mean) == (12, 0.5)
+    assert again.log("r") == pack(log)
+    assert unpack(again.log("r")).items == log.items
+    assert (again.mark.low, again.mark.actions) == (12, 34)
     assert again.state("other") is None
     assert again.log("other") is None
     assert again.size() > 0
@@ -71,3 +74,30 @@ def test_a_closed_store_takes_nothing(tmp_path):
         store.flush()
     with pytest.raises(LateStoreError):
         store.state("r")
+
+
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_groups_of_parked_actions_are_found_by_request_and_in_order(tmp_path, kind):
+    store = RocksStore(tmp_path / "late", 3600) if kind == "disk" else MemoryStore(10)
+    for request_id, offset in (("b", 300), ("a", 2), ("c", 2)):
+        store.put_group(
+            request_id, Group(offset, 9000, (Arrival(action(request_id, 5000), 7, offset, 1, True),))
+        )
+    assert store.group("a").arrivals[0].action == action("a", 5000)
+    assert store.group("d") is None
+    places = [FIRST]
+    while (place := store.next_group(places[-1])) is not None:
+        places.append(place)
+    assert places[1:] == [Place(2, "a"), Place(2, "c"), Place(300, "b")]
+    store.drop_group(Place(2, "a"))
+    assert store.next_group(FIRST) == Place(2, "c")
+    assert store.group("a") is None
+
+
+def test_a_store_of_another_version_is_made_anew(tmp_path):
+    store = RocksStore(tmp_path / "late", 3600)
+    store._put(b"m", store._encode([7, 1, 0.5, 1]))
+    store.flush()
+    store.close()
+    with pytest.raises(LateStoreError, match="version 1; legal is 2"):
+        RocksStore(tmp_path / "late", 3600)

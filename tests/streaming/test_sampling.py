@@ -2,54 +2,93 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 
 from streaming.blocks import BlockMaker
 from streaming.counts import Counts
-from streaming.join import Emission, Join
+from streaming.emission import Emission
+from streaming.heads import pack
+from streaming.join import Join
 from streaming.late import MemoryStore
-from streaming.sampling import draws
+from streaming.sampling import STRETCH, RunningMean, Scored, draws
 from streaming.waiting import Arrival
-from tests.streaming.make import RULES, action, feature_log, sampler
+from tests.streaming.make import RULES, action, head, sampler
 
 SCORES = (0.1, 0.0, 0.2, 0.0, 0.9, 0.0)  # of click and like, for each of three impressions
+
+
+def mean_with(chosen, log, offset=0):
+    """The mean for a log once it was noted."""
+    chosen.note(chosen.score(offset, [log]))
+    return chosen.mean(offset)
 
 
 def test_without_sampling_every_row_stays():
     chosen = sampler()
     assert not chosen.active
-    assert chosen.probabilities(feature_log("r", 0, scores=SCORES), 1.0) == [1.0] * 3
+    assert chosen.probabilities(head("r", 0, scores=SCORES), 1.0) == [1.0] * 3
 
 
 def test_the_score_decides_within_its_bounds():
     chosen = sampler(mode="score", rate=0.5, floor=0.3)
-    log = feature_log("r", 0, scores=SCORES)
-    mean = chosen.plan(log)
+    log = head("r", 0, scores=SCORES)
+    mean = mean_with(chosen, log)
     assert mean == pytest.approx(0.4)
     assert chosen.probabilities(log, mean) == pytest.approx([0.3, 0.3, 1.0])
 
 
 def test_the_score_of_another_task_may_be_named():
-    log = feature_log("r", 0, items=(1, 2), scores=(0.9, 0.1, 0.9, 0.3))
+    log = head("r", 0, items=(1, 2), scores=(0.9, 0.1, 0.9, 0.3))
     chosen = sampler(mode="score", rate=0.5, floor=0.01, score_task="like")
-    assert chosen.probabilities(log, chosen.plan(log)) == pytest.approx([0.25, 0.75])
+    assert chosen.probabilities(log, mean_with(chosen, log)) == pytest.approx([0.25, 0.75])
 
 
 @pytest.mark.parametrize("scores", [(), (float("nan"),) * 6, (0.0,) * 6])
 def test_where_nothing_was_scored_everything_stays(scores):
     chosen = sampler(mode="score", rate=0.1, floor=0.1)
-    log = feature_log("r", 0, scores=scores)
-    assert chosen.probabilities(log, chosen.plan(log)) == [1.0] * 3
+    log = head("r", 0, scores=scores)
+    assert chosen.probabilities(log, mean_with(chosen, log)) == [1.0] * 3
 
 
-def test_the_mean_runs():
+def noted(mean, averages, start=0):
+    for offset, average in enumerate(averages, start):
+        mean.note(Scored(offset, average, 1))
+    return mean
+
+
+def test_the_mean_is_that_of_the_stretch_before():
+    mean = noted(RunningMean(), [0.2] * STRETCH + [0.8] * STRETCH + [0.5])
+    assert mean.at(STRETCH) == pytest.approx(0.2)
+    assert mean.at(2 * STRETCH - 1) == pytest.approx(0.2)
+    assert mean.at(2 * STRETCH) == pytest.approx(0.8)
+
+
+def test_the_first_stretch_goes_by_its_own_messages_up_to_each():
+    mean = noted(RunningMean(), [0.2, 0.4, 0.9])
+    assert [mean.at(o) for o in range(3)] == pytest.approx([0.2, 0.3, 0.5])
+
+
+def test_whoever_reads_from_the_stretch_before_has_the_same_mean_to_the_bit():
+    rng = random.Random(1)
+    scores = [rng.random() for _ in range(5 * STRETCH)]
+    whole, later = noted(RunningMean(), scores), RunningMean()
+    noted(later, scores[3 * STRETCH :], 3 * STRETCH)
+    noted(
+        later, scores[2 * STRETCH : 3 * STRETCH + 9], 2 * STRETCH
+    )  # some of them again, and after the others
+    offsets = range(3 * STRETCH + 5, 5 * STRETCH, 7)
+    assert [whole.at(o) for o in offsets] == [later.at(o) for o in offsets]
+    assert len(whole._stretches) == 2, "no more than it needs is kept"
+
+
+def test_scores_that_are_no_numbers_leave_the_mean_alone():
     chosen = sampler(mode="score", rate=0.5, floor=0.1)
-    for _ in range(3000):
-        chosen.plan(feature_log("r", 0, items=(1,), scores=(0.2, 0.0)))
-    for _ in range(3000):
-        chosen.plan(feature_log("r", 0, items=(1,), scores=(0.8, 0.0)))
-    assert chosen.mean == pytest.approx(0.77, abs=0.03)
+    chosen.note(chosen.score(0, [head("r", 0, items=(1,), scores=(0.4, 0.0))]))
+    chosen.note(chosen.score(1, [head("r", 0, items=(1,), scores=(float("nan"), 0.0))]))
+    assert chosen.mean(2) == pytest.approx(0.4)
 
 
 def test_draws_depend_on_the_place_alone_and_are_uniform():
@@ -62,7 +101,9 @@ def test_draws_depend_on_the_place_alone_and_are_uniform():
 def test_every_row_says_with_what_probability_it_stayed():
     chosen = sampler(mode="score", rate=0.5, floor=0.25)
     join = Join(0, RULES, chosen, MemoryStore(10), Counts())
-    join.open(feature_log("r", 0, scores=SCORES), 0, 0)
+    log = head("r", 0, scores=SCORES)
+    chosen.note(chosen.score(0, [log]))
+    join.open(log, pack(log), 0, 0)
     join.act(Arrival(action("r", 1, 10), 7, 0, 0))
     join.advance(10_000)
     (emission,) = [e for e in join.emitted if isinstance(e, Emission)]
@@ -124,8 +165,8 @@ class World:
         kept = []
         for start in range(0, ROWS, 1000):
             some = served[start : start + 1000]
-            log = feature_log("r", 0, items=range(len(some)), scores=np.column_stack([some, some]).ravel())
-            probabilities = chosen.probabilities(log, chosen.plan(log))
+            log = head("r", 0, items=range(len(some)), scores=np.column_stack([some, some]).ravel())
+            probabilities = chosen.probabilities(log, mean_with(chosen, log, start // 1000))
             pi += probabilities
             kept += [
                 d < p for d, p in zip(draws(0, seed * ROWS + start, 0, len(some)), probabilities, strict=True)

@@ -107,25 +107,34 @@ def test_a_killed_worker_loses_and_doubles_nothing(topics, feed, view, tmp_path)
         wait_until(lambda: unread(topics, config.streaming.app_id) == 0, 20)
 
 
-def test_two_workers_share_partitions_and_each_has_both_topics(topics, feed, view, tmp_path):
+def test_one_three_and_two_workers_share_partitions_and_each_has_both_topics(topics, feed, view, tmp_path):
     config = deployment(topics, tmp_path)
-    with workers(config, tmp_path, 3) as running:
+    labels = []
+
+    def more():
+        logs, batches, due = traffic(150, len(labels), start=len(labels))
+        labels.extend(due)
+        feed.actions(batches[::2])
+        feed.logs(logs)
+        feed.actions(batches[1::2])
+
+    with workers(config, tmp_path) as running:
 
         def shares():
-            return sorted(tuple(w.report()["partitions"]) for w in running)
+            return sorted(tuple(w.report()["partitions"]) for w in running if w.ready())
 
-        wait_until(lambda: shares() == [(0, 1), (2,), (3,)], 20)
-        logs, batches, labels = traffic(200)
-        feed.logs(logs)
-        feed.actions(batches)
-        expect(view, labels)
+        more()
+        running += [Worker(config, tmp_path, i) for i in (1, 2)]
+        more()
+        wait_until(lambda: shares() == [(0, 1), (2,), (3,)], 40)
+        more()
         assert running.pop().stop() == 0
-        wait_until(lambda: shares() == [(0, 1), (2, 3)], 20)
-        logs, batches, more = traffic(200, 1, start=200)
-        feed.logs(logs)
-        feed.actions(batches)
-        expect(view, sorted(labels + more))
+        more()
+        wait_until(lambda: shares() == [(0, 1), (2, 3)], 40)
+        more()
+        expect(view, sorted(labels), 60)
         assert view.letters == []
+        wait_until(lambda: unread(topics, config.streaming.app_id) == 0, 20)
 
 
 def test_poison_goes_to_the_dead_letters_and_slows_nothing_down(topics, feed, view, tmp_path):

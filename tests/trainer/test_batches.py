@@ -31,10 +31,11 @@ def late(offset: int, at: int):
 def test_a_late_row_is_trained_and_not_evaluated_again():
     batch = read(block(0), late(0, at=7))
     assert (batch.rows, batch.late_rows(), batch.duplicates) == (4, 1, 0)
-    assert batch.mask()[:3].any()
-    assert not batch.mask()[3].any()
-    assert batch.pieces[1].mask.all()
-    assert batch.pieces[1].retract.all()
+    rows = batch.columns()
+    assert rows.newly_known()[:3].any()
+    assert not rows.newly_known()[3].any()
+    assert rows.mask().all()
+    assert rows.retract().tolist() == [[0, 0]] * 3 + [[1, 1]]
 
 
 def test_a_repeated_late_row_takes_nothing_back_twice():
@@ -45,5 +46,5 @@ def test_a_repeated_late_row_takes_nothing_back_twice():
 def test_labels_that_do_not_count_are_kept_within_bounds():
     made = block(0, rows=(0,), mask=[[1, 0]])
     odd = np.array([[1.0, np.nan]], "<f4").tobytes()
-    (piece,) = read(msgspec.structs.replace(made, labels=odd)).pieces
-    assert piece.labels.tolist() == [[1.0, 0.0]]
+    rows = read(msgspec.structs.replace(made, labels=odd)).columns()
+    assert rows.labels().tolist() == [[1.0, 0.0]]

@@ -57,14 +57,14 @@ def sampled(labels: list[list[float]], log_keep: list[float]) -> Piece:
     block = msgspec.structs.replace(
         make.block(0), labels=column(labels, "<f4"), log_keep=column(log_keep, "<f4")
     )
-    found = piece(block, block.mask_matrix().astype(np.float32))
+    found = piece(block, block.mask)
     assert found is not None
     return found
 
 
 def test_what_nobody_engaged_with_counts_once_over_its_chance_of_having_been_kept():
     batch = RowBatch(pieces=[sampled([[0, 0], [1, 0], [0, 1]], [np.log(0.25)] * 3)])
-    assert batch.weights().tolist() == pytest.approx([4, 1, 1])
+    assert batch.columns().weights().tolist() == pytest.approx([4, 1, 1])
 
 
 def test_a_sampled_stream_is_judged_as_the_whole_one_would_be():

@@ -29,7 +29,7 @@ from trainer.arrivals import Arrivals
 from trainer.errors import RecoveryError
 from trainer.feed import Feed
 from trainer.lane import Lane
-from trainer.loop import Trainer, spread
+from trainer.loop import Trainer
 from trainer.messages import MessageReader
 
 
@@ -355,20 +355,12 @@ def test_an_idle_stream_publishes_and_checkpoints_what_is_new(make_world):
     assert trainer.report()[0]["dense_version"] == trainer.state.counters.step
 
 
-@pytest.mark.parametrize(
-    ("count", "most", "want"),
-    [(3, 16, [0, 1, 2]), (5, 0, []), (5, 1, [0]), (5, 2, [0, 4]), (9, 3, [0, 4, 8])],
-)
-def test_traces_are_spread_evenly(count, most, want):
-    assert spread(list(range(count)), most) == want
-
-
 def test_a_push_tells_the_newest_event_and_when_samples_were_complete(make_world):
     messages = {0: envelopes([block(i, event_time=1000 * (i + 1)) for i in range(2)], 1), 1: []}
     it = make_world(messages, traces_per_step=1)
     it.to_the_end()
-    ((step, newest, (event, completed, trained)),) = it.server.pushes
-    assert (step, newest, event, completed) == (1, 2000, 1000, 1005)
+    ((step, newest, (event, completed, joined, trained, trace)),) = it.server.pushes
+    assert (step, newest, event, completed, joined, trace) == (1, 2000, 1000, 1005, 1005, 0)
     assert trained > 1_700_000_000_000
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schema.codec import TRAINING_SAMPLES
 from schema.records import Features, IdColumn, SampleBlock, column
 from tests.trainer.make import TASKS, block, config
-from trainer.entries import Position, piece
+from trainer.entries import Position, Rows, piece
 from trainer.messages import MessageReader
 
 READER = MessageReader("samples", config().features, TASKS)
@@ -78,13 +78,15 @@ def test_a_label_that_is_masked_may_be_anything():
     odd = changed(labels=column(labels, "<f4"), mask=mask.tobytes())
     (entry,) = READER.entries(0, 5, TRAINING_SAMPLES.encode([odd]))
     assert entry.dead is None
-    kept = piece(odd, mask.astype(np.float32))
+    kept = piece(odd, mask.tobytes())
     assert kept is not None
-    assert kept.labels.tolist() == [[1, 1]]
-    half = piece(odd, np.array([[0, 0], [1, 0], [0, 0]], np.float32))
+    assert Rows([kept]).labels().tolist() == [[1, 1]]
+    half = piece(odd, bytes([0, 0, 1, 0, 0, 0]))
     assert half is not None
-    assert half.mask.tolist() == [[1, 0]]
-    assert half.labels.tolist() == [[1, 1]], "what is known stays: a conditional head reads engagement there"
+    assert Rows([half]).mask().tolist() == [[1, 0]]
+    assert Rows([half]).labels().tolist() == [[1, 1]], (
+        "what is known stays: a conditional head reads engagement there"
+    )
 
 
 @given(keep=st.lists(st.booleans(), min_size=1, max_size=6), seed=st.integers(0, 99))
@@ -97,15 +99,17 @@ def test_a_piece_has_the_rows_that_are_left(keep, seed):
     ragged = IdColumn(9, ids.tobytes(), column(lengths, "<u2"))
     features = msgspec.structs.replace(sample.features, items=(*sample.features.items, ragged))
     sample = msgspec.structs.replace(sample, features=features)
-    mask = np.array([[k, k and i % 2] for i, k in enumerate(keep)], np.float32)
-    kept = piece(sample, mask)
+    mask = np.array([[k, k and i % 2] for i, k in enumerate(keep)], np.uint8)
+    kept = piece(sample, mask.tobytes())
     rows = np.flatnonzero(keep)
     if kept is None:
         assert len(rows) == 0
         return
-    assert np.array_equal(kept.items, sample.item_ids()[rows])
-    assert np.array_equal(kept.labels, sample.label_matrix()[rows])
-    assert np.array_equal(kept.mask, mask[rows])
+    assert np.array_equal(Rows([kept]).items(), sample.item_ids()[rows])
+    assert np.array_equal(Rows([kept]).positions(), sample.position_values()[rows])
+    assert np.array_equal(Rows([kept]).labels(), sample.label_matrix()[rows])
+    assert np.array_equal(Rows([kept]).mask(), mask[rows])
+    assert np.array_equal(Rows([kept]).counts(), [len(rows)])
     assert kept.features.fits(len(rows))
     per_row = np.split(ids, np.cumsum(lengths)[:-1])
     want = np.concatenate([per_row[i] for i in rows])

@@ -112,7 +112,7 @@ def test_what_the_catalogue_tells_is_in_the_journal(tmp_path):
 def test_what_a_batch_says():
     config = make.config(retrieval=make.RETRIEVAL)
     blocks = [make.block(offset, user=offset) for offset in range(4)]
-    pieces = [p for b in blocks if (p := piece(b, b.mask_matrix().astype(np.float32)))]
+    pieces = [p for b in blocks if (p := piece(b, b.mask))]
     read = EngagementReader(config, config.retrieval).read(pieces)
     clicked = [b.item_ids()[b.label_matrix()[:, 0] > 0].tolist() for b in blocks]
     active = [i for i, items in enumerate(clicked) if items]
@@ -130,7 +130,7 @@ def test_a_batch_without_engagements_places_its_items_and_teaches_nothing():
     config = make.config(retrieval=make.RETRIEVAL)
     retrieval = Retrieval(config, config.retrieval)
     sample = msgspec.structs.replace(make.block(0), labels=column(np.zeros((3, 2)), "<f4"))
-    only = piece(sample, sample.mask_matrix().astype(np.float32))
+    only = piece(sample, sample.mask)
     wanted = retrieval.prepare([only], 1, Arrived())
     rows = np.zeros((len(wanted.parts.ids), make.DIM), np.float32)
     assert retrieval.learn(wanted, rows) is None
@@ -142,7 +142,7 @@ def test_rows_that_are_not_finite_teach_nothing():
     config = make.config(retrieval=make.RETRIEVAL)
     retrieval = Retrieval(config, config.retrieval)
     sample = msgspec.structs.replace(make.block(0), labels=column(np.ones((3, 2)), "<f4"))
-    wanted = retrieval.prepare([piece(sample, sample.mask_matrix().astype(np.float32))], 1, Arrived())
+    wanted = retrieval.prepare([piece(sample, sample.mask)], 1, Arrived())
     rows = np.full((len(wanted.parts.ids), make.DIM), np.nan, np.float32)
     assert retrieval.learn(wanted, rows) is None
     assert all(p.grad is None for p in retrieval.module.parameters())
@@ -168,10 +168,9 @@ class Tastes:
         own = IdColumn(2, column([feature_id(2, int(i)) for i in items], "<u8"))
         features = Features(tuple(context), (own,), item_dense=column(np.zeros(6), "<f4"))
         labels = np.stack([likes, np.zeros(6, np.float32)], axis=1)
-        ones, zeros = np.ones((6, 2), np.float32), np.zeros((6, 2), np.float32)
-        return Piece(
-            1, 0, 1, 1, items, np.arange(6, dtype=np.uint16), features, labels, ones, zeros[:, 0], zeros
-        )
+        places = column(range(6), "<u2")
+        every, kept = b"\x01" * 12, bytes(24)
+        return Piece(1, 0, 1, 1, column(items, "<i8"), places, features, column(labels, "<f4"), every, kept)
 
 
 def _history(items: list[int]) -> IdColumn:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import numpy as np
 import torch
 from torch.nn import functional
@@ -12,14 +11,14 @@ from models.batch import Collator
 from models.mmoe import MMoE
 from tests.trainer.fakes import Clock, FakeServer, Killer, first_vectors
 from tests.trainer.make import DIM, TASKS, block, config
-from trainer.entries import Piece, piece
+from trainer.entries import Piece, Rows, piece
 from trainer.step import Learner
 
 
 def pieces() -> list[Piece]:
     masks = ([[1, 1], [1, 0], [0, 1]], [[1, 1]] * 3)
     blocks = [block(i, mask=mask, user=i) for i, mask in enumerate(masks)]
-    kept = [piece(b, b.mask_matrix().astype(np.float32)) for b in blocks]
+    kept = [piece(b, b.mask) for b in blocks]
     return [p for p in kept if p is not None]
 
 
@@ -27,12 +26,12 @@ def test_a_step_equals_torch_by_hand():
     settings = config(learning_rate=0.01)
     learner = Learner(settings, FakeServer(Killer(), Clock()))
     rows = pieces()
-    labels, mask = (np.concatenate([getattr(p, name) for p in rows]) for name in ("labels", "mask"))
+    labels, mask = Rows(rows).labels(), Rows(rows).mask()
 
     oracle = MMoE(settings.model, settings.features, len(TASKS), DIM)
     oracle.load_state_dict(learner.model.state_dict())
     optimizer = torch.optim.Adam(oracle.parameters(), lr=0.01)
-    batch = Collator(settings.features).collate([p.features for p in rows], [len(p.items) for p in rows])
+    batch = Collator(settings.features).collate([p.features for p in rows], [len(p) for p in rows])
     vectors = torch.from_numpy(first_vectors(batch.ids["embedding"])).requires_grad_()
     logits = oracle(batch, {"embedding": vectors})
     losses = functional.binary_cross_entropy(
@@ -42,7 +41,7 @@ def test_a_step_equals_torch_by_hand():
     optimizer.step()
 
     computed = learner.compute(learner.fetch(rows), 1)
-    learner.apply()
+    learner.apply(6)
     assert computed.gradients is not None
     ids, gradients = computed.gradients["embedding"]
     assert np.array_equal(ids, batch.ids["embedding"])
@@ -58,7 +57,7 @@ def test_a_rows_gradient_does_not_depend_on_its_company():
     learner = Learner(config(), FakeServer(Killer(), Clock()))
     first, second = pieces()
     alone = learner.compute(learner.fetch([first]), 1).gradients
-    silent = dataclasses.replace(second, mask=np.zeros_like(second.mask))
+    silent = msgspec.structs.replace(second, mask=bytes(len(second.mask)))
     both = learner.compute(learner.fetch([first, silent]), 1).gradients
     assert alone is not None
     assert both is not None

@@ -1,0 +1,92 @@
+"""What of a partition's two topics may be acknowledged, and what may be called resolved. Pure; knows offsets.
+
+An action is acknowledged with its request. A feature log waits for the actions that spoke of its request:
+whoever reads on from the acknowledged offsets and meets such an action finds its feature log, too.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from streaming.acks import OffsetTracker
+from streaming.request import Request
+from streaming.watermark import Side
+
+
+class Ledger:
+    """The messages read and not acknowledged, of both topics."""
+
+    def __init__(self) -> None:
+        self._unacked: tuple[OffsetTracker, OffsetTracker] = (OffsetTracker(), OffsetTracker())
+        self._unsent = OffsetTracker()
+        self._held: list[tuple[int, int]] = []
+
+    def __len__(self) -> int:
+        return sum(len(t) for t in self._unacked)
+
+    def end(self, side: Side) -> int:
+        """The offset after the last message that came, 0 before the first."""
+        return self._unacked[side].end
+
+    @property
+    def unsent(self) -> int:
+        """Below which feature log everything on time was emitted."""
+        self._unsent.take_resolved()
+        return self._unsent.low
+
+    @property
+    def unacked_action(self) -> int:
+        """The lowest action not acknowledged."""
+        return self._unacked[Side.ACTIONS].low
+
+    def came(self, side: Side, offset: int, records: int) -> None:
+        """A message of so many records that need something."""
+        self._unacked[side].add(offset, records)
+        if side is Side.FEATURES:
+            self._unsent.add(offset, records)
+
+    def emitted(self, offset: int) -> None:
+        """All that a feature log gives on time was emitted, or nothing will be."""
+        self._unsent.resolve(offset)
+
+    def passed(self, side: Side, offset: int) -> None:
+        """A record that nothing comes of."""
+        self._unacked[side].resolve(offset)
+        if side is Side.FEATURES:
+            self._unsent.resolve(offset)
+
+    def doubled(self, first: int, offset: int) -> None:
+        """The feature log at `offset` is the one at `first` again."""
+        self.passed(Side.FEATURES, offset)
+        self._unacked[Side.FEATURES].join(first, offset)
+
+    def released(self, offsets: Sequence[int]) -> None:
+        """These records of the actions need nothing more."""
+        self._unacked[Side.ACTIONS].resolve_all(offsets)
+
+    def lettered(self, side: Side, offset: int) -> None:
+        """The dead letter of a record has arrived."""
+        self._unacked[side].resolve(offset)
+
+    def owe(self, side: Side, offset: int) -> None:
+        """A message is to be acknowledged only after one more `lettered`."""
+        self._unacked[side].owe(offset)
+
+    def settled(self, request: Request) -> None:
+        """All that was emitted of a request has arrived."""
+        if request.action_offsets is not None:
+            self._unacked[Side.ACTIONS].resolve_all(request.action_offsets)
+            request.action_offsets = None
+        if request.owes_log:
+            request.owes_log = False
+            heapq.heappush(self._held, (request.last_action, request.offset))
+
+    def acknowledged(self, *, logs_too: bool = True) -> dict[Side, int]:
+        """The offset of each topic below which everything may be acknowledged now, once one has come."""
+        logs, actions = self._unacked
+        actions.take_resolved()
+        while logs_too and self._held and self._held[0][0] < actions.low:
+            logs.resolve(heapq.heappop(self._held)[1])
+        logs.take_resolved()
+        return {side: tracker.low for side, tracker in zip(Side, self._unacked, strict=True) if tracker.end}

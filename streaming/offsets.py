@@ -1,0 +1,45 @@
+"""Committed offsets of the joiner's group, and how far topics reach. Knows Faust's consumer, no records."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import faust
+from faust.types import TP
+
+
+class Offsets:
+    """What this worker has committed.
+
+    Args:
+        app: the Faust app, whose consumer is used.
+    """
+
+    def __init__(self, app: faust.App) -> None:
+        self._app = app
+        self._committed: dict[TP, int] = {}
+        self._committing = asyncio.Lock()
+
+    def forget(self) -> None:
+        """Partitions have changed hands."""
+        self._committed.clear()
+
+    async def commit(self, safe: Callable[[], Mapping[TP, int]]) -> None:
+        """Commit what `safe` says, which is asked once the commit before has ended."""
+        async with self._committing:
+            new = {place: offset for place, offset in safe().items() if self._committed.get(place) != offset}
+            if new and await self._app.consumer._commit(new):  # type: ignore[attr-defined]  # noqa: SLF001
+                self._committed.update(new)
+
+    async def acknowledged(self, place: TP) -> int:
+        """Where the group goes on reading."""
+        thread = self._app.consumer._thread  # type: ignore[attr-defined]  # noqa: SLF001
+        client = thread._ensure_consumer()  # noqa: SLF001
+        committed = await thread.call_thread(client.committed, place)
+        return int(committed or (await self._app.consumer.earliest_offsets(place))[place])
+
+    def unread(self, read: Mapping[TP, int]) -> dict[tuple[str, int], int]:
+        """How many messages lie beyond those read; nothing is said of a topic that was not begun."""
+        ends = {place: self._app.consumer.highwater(place) or 0 for place, at in read.items() if at}
+        return {(place.topic, place.partition): max(0, end - read[place]) for place, end in ends.items()}
