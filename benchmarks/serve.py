@@ -1,7 +1,8 @@
 """Serving: a feed over HTTP at steady load, with and without deltas landing, beside its bare model compute.
 
-A real broker, two shards and a replica, each a process. The bare compute is what the model itself does for
-such a feed, in this process: look up the rows of its ids and score them, once for all candidates and once
+A real broker, two shards and a replica, each a process. A feed has two stages: candidates are retrieved by a
+structure that holds every item, then ranked. The bare compute is what the models themselves do for such a
+feed, in this process: retrieve, look up the rows of its ids and score them, once for all candidates and once
 for those that are shown (whose scores are logged); the features are made and collated beforehand.
 """
 
@@ -30,6 +31,9 @@ from harness import Benchmark
 from models.batch import Batch, Collator
 from models.dense import RANKER, dump_payload
 from models.heads import Heads
+from models.retrieval.learning import StructureLearner
+from models.retrieval.model import DeepRetrieval
+from models.retrieval.shipping import RETRIEVAL, STRUCTURE, Shipper
 from parameter_server.client import ParameterClient
 from parameter_server.replica import ReplicaTables
 from runtime.launch import supervise
@@ -42,6 +46,8 @@ from schema.records import Profile
 from serving.parameters import Dense, Parameters
 from serving.ranker import scores
 from serving.replica import new_model
+from serving.retrieval import Retriever
+from serving.structure import Updates
 
 USERS = 2000
 CONNECTIONS = 16
@@ -170,12 +176,40 @@ def drive(port: int, seconds: float, connections: int, rate: float | None) -> Lo
     return load
 
 
-def push_when_told(told: Connection, config: Config, rows: np.ndarray, a_second: int) -> None:
-    """A process that trains: while told True it pushes `a_second` rows, and dense weights, a second."""
+class Published:
+    """Dense weights of both stages and a structure of the items, as a trainer publishes them."""
+
+    def __init__(self, config: Config, items: int) -> None:
+        assert config.retrieval is not None  # noqa: S101 - configs/local.yaml has it
+        torch.manual_seed(0)
+        self._model = new_model(config)
+        retrieval = config.retrieval
+        dim = next(t.dim for t in config.parameter_server.tables if t.name == retrieval.table) - 1
+        self._module, self._learner = DeepRetrieval(retrieval, dim), StructureLearner(retrieval)
+        self._learner.paths(np.arange(items))
+        self._shipper = Shipper(self._learner.structure)
+        self._items, self._moved = items, 0
+
+    def move(self, count: int) -> None:
+        """Put the next `count` items where others are, as an M-step would."""
+        structure = self._learner.structure
+        items = np.unique((self._moved + np.arange(count)) % self._items)
+        self._moved += count
+        others = structure.rows_of((items * 31 + self._moved) % self._items)
+        structure.assign(items, structure.paths_at(others))
+
+    def publish(self, client: ParameterClient, step: int) -> None:
+        """All of it as version `step`."""
+        for name, payload in self._shipper.payloads(dump_payload(self._module)):
+            client.put_dense(name, step, step, payload)
+        client.put_dense(RANKER, step, step, dump_payload(self._model))
+
+
+def push_when_told(told: Connection, config: Config, rows: np.ndarray, a_second: int, items: int) -> None:
+    """A process that trains: while told True it pushes `a_second` rows a table, and publishes, a second."""
     rng = np.random.default_rng(3)
-    model = new_model(config)
-    dim = config.parameter_server.tables[0].dim
-    table = config.parameter_server.tables[0].name
+    published = Published(config, items)
+    dims = {table.name: table.dim for table in config.parameter_server.tables}
     with ParameterClient(config.parameter_server) as client:
         step, on, beat = 10**6, False, time.monotonic()
         while True:
@@ -186,21 +220,25 @@ def push_when_told(told: Connection, config: Config, rows: np.ndarray, a_second:
                 beat = time.monotonic()
                 continue
             ids = np.sort(rng.choice(rows, a_second // PUSHES, replace=False))
-            gradients = rng.normal(scale=0.01, size=(len(ids), dim)).astype(np.float32)
+            gradients = {
+                table: (ids, rng.normal(scale=0.01, size=(len(ids), dim)).astype(np.float32))
+                for table, dim in dims.items()
+            }
             step += 1
-            client.push("bench", step, {table: (ids, gradients)}, 0, [])
+            client.push("bench", step, gradients, 0, [])
             if step % PUSHES == 0:
-                client.put_dense(RANKER, step, step, dump_payload(model))
+                published.move(items // 100)
+                published.publish(client, step)
             beat += 1 / PUSHES
             time.sleep(max(0.0, beat - time.monotonic()))
 
 
 @contextmanager
-def trainer(config: Config, rows: np.ndarray, a_second: int) -> Iterator[Callable[[bool], None]]:
+def trainer(config: Config, rows: np.ndarray, a_second: int, items: int) -> Iterator[Callable[[bool], None]]:
     """Runs `push_when_told` beside this process; what turns it on and off."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=push_when_told, args=(theirs, config, rows, a_second), daemon=True)
+    child = context.Process(target=push_when_told, args=(theirs, config, rows, a_second, items), daemon=True)
     child.start()
     try:
         yield ours.send
@@ -243,6 +281,7 @@ class Replica:
             self._post("/v1/actions", user_id=user, actions=actions)
         self._until(lambda r: r["items"] >= len(world.items) and r["users"] >= USERS)
         self._until(lambda r: r["candidates"] >= self.config.serving.candidates and r["dense_version"] > 0)
+        self._until(lambda r: r["retrieval"]["items"] >= len(world.items))
 
     def _post(self, path: str, **body: object) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
@@ -268,15 +307,22 @@ class Compute:
 
     def __init__(self, config: Config, world: World, client: ParameterClient) -> None:
         server = config.parameter_server
-        tables = ReplicaTables(server)
-        self._parameters = Parameters(tables, len(server.shards), [t.name for t in server.tables])
+        assert config.retrieval is not None  # noqa: S101 - configs/local.yaml has it
+        builder, collator = FeatureBuilder(config.features), Collator(config.features)
+        updates = Updates(config, config.retrieval, lambda i: builder.item(i, world.items[i]))
+        self._parameters = Parameters(
+            ReplicaTables(server), len(server.shards), [t.name for t in server.tables], updates
+        )
         deltas = [client.delta(shard, None) for shard in range(len(server.shards))]
         self._model = new_model(config).eval()
+        learned = updates.follow(_dense(client, RETRIEVAL), lambda: _dense(client, STRUCTURE))
+        self._parameters.replace(deltas, Dense(1, 1, self._model, learned))
         self._heads = Heads.of(config)
-        self._parameters.replace(deltas, Dense(1, 1, self._model))
-        builder, collator = FeatureBuilder(config.features), Collator(config.features)
+        self._retriever = Retriever(config, config.retrieval, self._parameters)
+        serving = config.serving
+        self._retrieved = round(serving.candidates * (1 - serving.recent_share - serving.popular_share))
         rng = random.Random(5)
-        self._feeds: list[tuple[Batch, Batch]] = []
+        self._feeds: list[tuple[Moment, tuple[Batch, Batch]]] = []
         for user in rng.sample(range(USERS), 200):
             history = world.histories[user]
             moment = Moment(
@@ -288,16 +334,20 @@ class Compute:
             shown = items[: config.serving.feed_size]
             self._feeds.append(
                 (
-                    collator.collate([builder.build(who, moment, items)], [len(items)]),
-                    collator.collate([builder.build(who, moment, shown)], [len(shown)]),
+                    moment,
+                    (
+                        collator.collate([builder.build(who, moment, items)], [len(items)]),
+                        collator.collate([builder.build(who, moment, shown)], [len(shown)]),
+                    ),
                 )
             )
 
     def seconds(self) -> float:
         """The median of a feed."""
         took = []
-        for batches in self._feeds * 5:
+        for moment, batches in self._feeds * 5:
             start = time.perf_counter()
+            self._retriever.find(0, moment.histories, self._retrieved)
             for batch in batches:
                 reading = self._parameters.read(batch.ids)
                 scores(self._heads, self._model, batch, reading.embeddings)
@@ -305,21 +355,28 @@ class Compute:
         return statistics.median(took)
 
 
+def _dense(client: ParameterClient, name: str) -> bytes:
+    found = client.get_dense(name)
+    assert found is not None  # noqa: S101 - `fill` has published it
+    return found.payload
+
+
 def settings(folder: Path) -> Config:
     """The local deployment on free ports."""
     return load_config(LOCAL, {"run_dir": str(folder), **{port: free_port() for port in PORTS}})
 
 
-def fill(client: ParameterClient, config: Config, ids: np.ndarray, rows: int) -> None:
-    """`ids` and others up to `rows` rows, and dense weights."""
-    table = config.parameter_server.tables[0]
+def fill(client: ParameterClient, config: Config, ids: np.ndarray, rows: int, items: int) -> None:
+    """`ids` and others up to `rows` rows a table, dense weights, and a structure of `items` items."""
     others = np.array([feature_id(999, i) for i in range(max(0, rows - len(ids)))], np.uint64)
     rng = np.random.default_rng(1)
     for step, part in enumerate(np.array_split(np.concatenate([ids, others]), 1 + rows // 20_000), start=1):
-        gradients = rng.normal(size=(len(part), table.dim)).astype(np.float32)
-        client.push("filler", step, {table.name: (part, gradients)}, 0, [])
-    torch.manual_seed(0)
-    client.put_dense(RANKER, 1, 1, dump_payload(new_model(config)))
+        gradients = {
+            table.name: (part, rng.normal(size=(len(part), table.dim)).astype(np.float32))
+            for table in config.parameter_server.tables
+        }
+        client.push("filler", step, gradients, 0, [])
+    Published(config, items).publish(client, 1)
 
 
 def measure(bench: Benchmark, arguments: argparse.Namespace, folder: Path) -> None:
@@ -332,9 +389,9 @@ def measure(bench: Benchmark, arguments: argparse.Namespace, folder: Path) -> No
             config, ["kafka", "topics", "shard", "replica"], lambda name, line: print(name, line, file=log)
         ),
         ParameterClient(config.parameter_server) as client,
-        trainer(config, rows, arguments.delta_rows) as training,
+        trainer(config, rows, arguments.delta_rows, arguments.items) as training,
     ):
-        fill(client, config, rows, arguments.rows)
+        fill(client, config, rows, arguments.rows, arguments.items)
         replica = Replica(config)
         bench.say(f"{arguments.items:,} items, {arguments.rows:,} rows; telling the replica")
         replica.tell(world)
@@ -342,7 +399,8 @@ def measure(bench: Benchmark, arguments: argparse.Namespace, folder: Path) -> No
         _rounds(bench, arguments, replica, Compute(config, world, client), training)
         flat_out = drive(replica.port, CAPACITY_SECONDS, CAPACITY_CONNECTIONS, None)
         bench.measured["most_requests_per_second"] = len(flat_out.latencies) / CAPACITY_SECONDS
-        bench.measured["audit"] = replica.report()["audit"]
+        report = replica.report()
+        bench.measured |= {name: report[name] for name in ("audit", "shown", "retrieval")}
 
 
 def _rounds(

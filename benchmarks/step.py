@@ -70,6 +70,8 @@ def _config_file(folder: Path, batch_rows: int) -> Path:
         "run_dir": str(folder / "run"),
         "parameter_server": {"shards": ports},
         "trainer": {"batch_rows": batch_rows, "baseline": False},
+        # a network of its own, which the other sides do not have
+        "retrieval": None,
     }
     file = folder / "step.yaml"
     file.write_text(yaml.safe_dump(settings))

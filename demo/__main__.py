@@ -93,7 +93,7 @@ def _summary(console: Console, written: dict[str, Any]) -> None:
     names = ("exposures", "samples_trained", "duplicates_dropped", "dead_letters", "auc", "baseline_auc")
     for name in (*names, "calibration", "replica_digest_matches", "restarts", "lost"):
         console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
-    for name in ("served_interest", "trend_recovery_seconds"):
+    for name in ("retrieval", "served_interest", "trend_recovery_seconds"):
         if written[name] is not None:
             console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
     fresh = written["freshness_seconds"]

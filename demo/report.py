@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -67,8 +68,33 @@ def _fields(outcome: Outcome) -> Report:
         "baseline_auc": (baseline.get("period") or baseline.get("overall") or {}).get("auc"),
         "baseline_auc_overall": (baseline.get("overall") or {}).get("auc"),
         "freshness_seconds": _freshness(outcome),
+        "user_auc": trainer.get("user_auc"),
+        "retrieval": _retrieval(outcome),
         "restarts": {name: n for name, n in outcome.final.restarts.items() if n},
         "lost": trainer.get("lost", []),
+    }
+
+
+def _retrieval(outcome: Outcome) -> Report | None:
+    """What the first stage came to; None where it is not configured, or no trainer answers.
+
+    `recall` is of the newest engagements, before they were learned from: how many lay on their user's beam;
+    `recall_of_popular` asks as many of the most popular items as lay there.
+    """
+    learned = (outcome.final.trainer or {}).get("retrieval")
+    if not learned:
+        return None
+    replicas = [r for r in outcome.final.replicas if r]
+    shown: Counter[str] = Counter()
+    for replica in replicas:
+        shown.update(replica.get("shown") or {})
+    total = sum(shown.values())
+    seconds = [(r.get("retrieval") or {}).get("seconds") for r in replicas]
+    return {
+        "share_of_shown": {origin: count / total for origin, count in shown.items()} if total else None,
+        **(learned.get("recent") or {}),
+        "structure": {name: learned.get(name) for name in ("items", "version", "largest_path")},
+        "seconds": seconds,
     }
 
 

@@ -39,8 +39,10 @@ class TaskMetrics:
         self.predicted = np.zeros(self.tasks)
         self.log_loss = np.zeros(self.tasks)
 
-    def update(self, predictions: Reals, labels: Reals, mask: Reals) -> None:
+    def update(self, predictions: Reals, labels: Reals, mask: Reals, weights: Reals | None = None) -> None:
         """Counts n rows: three arrays of shape (n, T). Where `mask` is 0 the pair does not count.
+
+        `weights` (n,) is what each row counts for, such as one over its chance to be kept; 1 if None.
 
         Raises:
             ValueError: a prediction that counts is not in [0, 1], or is not a number.
@@ -48,16 +50,17 @@ class TaskMetrics:
         seen = mask > 0
         if not bool(((predictions >= 0) & (predictions <= 1))[seen].all()):
             raise ValueError("predictions: one is not in 0 to 1; legal is a probability")
-        task = np.nonzero(seen)[1]
+        row, task = np.nonzero(seen)
         p = np.clip(predictions[seen].astype(np.float64), _EPSILON, 1 - _EPSILON)
         y = labels[seen].astype(np.float64)
+        w = np.ones(len(row)) if weights is None else weights.astype(np.float64)[row]
         log_p, log_q = np.log(p), np.log1p(-p)
         bins = ((log_p - log_q + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64)
         at = task * BINS + bins.clip(0, BINS - 1)
-        np.add.at(self.positives.reshape(-1), at, y)
-        np.add.at(self.negatives.reshape(-1), at, 1 - y)
-        self.predicted += np.bincount(task, p, self.tasks)
-        self.log_loss -= np.bincount(task, y * log_p + (1 - y) * log_q, self.tasks)
+        np.add.at(self.positives.reshape(-1), at, w * y)
+        np.add.at(self.negatives.reshape(-1), at, w * (1 - y))
+        self.predicted += np.bincount(task, w * p, self.tasks)
+        self.log_loss -= np.bincount(task, w * (y * log_p + (1 - y) * log_q), self.tasks)
 
     def add(self, other: TaskMetrics) -> None:
         """Counts all that `other` has counted."""
@@ -67,7 +70,7 @@ class TaskMetrics:
         self.log_loss += other.log_loss
 
     def counts(self) -> F64:
-        """How many pairs each task has counted, shape (T,)."""
+        """How many pairs each task has counted, by their weights, shape (T,)."""
         total: F64 = self.positives.sum(axis=1) + self.negatives.sum(axis=1)
         return total
 
@@ -99,26 +102,30 @@ def _ratio(above: F64, below: F64) -> F64:
     return out
 
 
-def grouped_auc(predictions: Reals, labels: Reals, groups: NDArray[np.integer[Any]]) -> float:
+def grouped_auc(
+    predictions: Reals, labels: Reals, groups: NDArray[np.integer[Any]], weights: Reals | None = None
+) -> float:
     """The AUC within each group, averaged by the groups' rows; NaN if no group has both labels.
 
-    All three have shape (n,). Ties count half. Groups of one label say nothing of order and do not count
-    (Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", KDD 2017).
+    All have shape (n,); `weights` is what each row counts for, 1 if None. Ties count half. Groups of one
+    label say nothing of order and do not count (Zhu et al., "Optimized Cost per Click in Taobao Display
+    Advertising", KDD 2017).
     """
     if not len(predictions):
         return float("nan")
     _, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((predictions, group))
     group, score, positive = group[order], predictions[order], labels[order] > 0
-    sizes = np.bincount(group)
+    weight = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
     opens = np.concatenate([[True], (group[1:] != group[:-1]) | (score[1:] != score[:-1])])
     tie = np.cumsum(opens) - 1
-    place = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group]
-    rank = (np.bincount(tie, place) / np.bincount(tie))[tie]
-    positives = np.bincount(group, positive)
-    pairs = positives * (sizes - positives)
-    above = np.bincount(group, rank * positive) - positives * (positives - 1) / 2
+    tied = np.bincount(tie, weight * ~positive)
+    positives, negatives = (np.bincount(group, weight * of) for of in (positive, ~positive))
+    # the weight of the group's negatives that score less, those of equal score by half
+    before = (np.cumsum(tied) - tied / 2)[tie] - (np.cumsum(negatives) - negatives)[group]
+    above = np.bincount(group, weight * positive * before)
+    pairs = positives * negatives
     counted = pairs > 0
     if not counted.any():
         return float("nan")
-    return float(np.average(above[counted] / pairs[counted], weights=sizes[counted]))
+    return float(np.average(above[counted] / pairs[counted], weights=(positives + negatives)[counted]))

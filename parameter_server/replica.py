@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,7 @@ from schema.config import ParameterServerConfig
 from schema.records import F32, I64, U64
 
 Lookup = Callable[[str, U64], F32]
+_Turn = Callable[[Callable[[], None], Lookup], None]
 
 _ROWS_A_STEP: Final = 1024
 
@@ -52,12 +54,19 @@ class ReplicaTables:
         with self._lock.reading():
             return tuple(self._positions)
 
-    def apply(self, deltas: Sequence[Delta], commit: Callable[[], None] | None = None) -> None:
+    def apply(
+        self,
+        deltas: Sequence[Delta],
+        commit: Callable[[], None] | None = None,
+        prepare: Callable[[Lookup], None] | None = None,
+    ) -> None:
         """Bring in one round of deltas, at most one a shard; readers see all of it or nothing.
 
         Args:
             deltas: as the client returned them.
             commit: called while readers wait, to make visible what belongs to the same round.
+            prepare: called before that, while readers see the round before, with lookups that see this one;
+                what it raises leaves everything as it was.
 
         Raises:
             DeltaError: one is damaged, or does not start where the replica stands; nothing was changed.
@@ -73,10 +82,11 @@ class ReplicaTables:
                 for name in self._tables
             }
             full = [delta.shard for delta in deltas if delta.full]
+            turn = partial(self._turn, deltas, commit, prepare)
             if full:
-                self._replace(full, deltas, chunks, commit)
+                self._replace(full, chunks, turn)
             else:
-                self._overlay(deltas, chunks, commit)
+                self._overlay(chunks, turn)
 
     def _verify(self, delta: Delta) -> None:
         if not 0 <= delta.shard < len(self._positions):
@@ -103,19 +113,15 @@ class ReplicaTables:
                 f"the replica stands at {self._positions[delta.shard]}"
             )
 
-    def _overlay(
-        self,
-        deltas: Sequence[Delta],
-        chunks: Mapping[str, Sequence[Chunk]],
-        commit: Callable[[], None] | None,
-    ) -> None:
+    def _overlay(self, chunks: Mapping[str, Sequence[Chunk]], turn: _Turn) -> None:
         overlays = {name: Overlay(part) for name, part in chunks.items() if part}
 
         def show() -> None:
             for name, overlay in overlays.items():
                 self._tables[name].overlay = overlay
 
-        self._turn(deltas, show, commit)
+        bases = {name: table.base for name, table in self._tables.items()}
+        turn(show, self._ahead(bases, overlays))
         for name, overlay in overlays.items():
             for change in self._tables[name].merge(overlay, _ROWS_A_STEP):
                 with self._lock.writing():
@@ -123,13 +129,7 @@ class ReplicaTables:
             with self._lock.writing():
                 self._tables[name].overlay = None
 
-    def _replace(
-        self,
-        full: Sequence[int],
-        deltas: Sequence[Delta],
-        chunks: Mapping[str, Sequence[Chunk]],
-        commit: Callable[[], None] | None,
-    ) -> None:
+    def _replace(self, full: Sequence[int], chunks: Mapping[str, Sequence[Chunk]], turn: _Turn) -> None:
         bases = {
             name: table.replaced(self._kept(table.base, full), chunks[name])
             for name, table in self._tables.items()
@@ -139,12 +139,23 @@ class ReplicaTables:
             for name, base in bases.items():
                 self._tables[name].base = base
 
-        self._turn(deltas, show, commit)
+        turn(show, self._ahead(bases, {}))
+
+    def _ahead(self, bases: Mapping[str, RowStore], overlays: Mapping[str, Overlay]) -> Lookup:
+        """Lookups that see the rows `bases` beneath `overlays`."""
+        return lambda table, ids: self._table(table).ahead(ids, bases[table], overlays.get(table))
 
     def _turn(
-        self, deltas: Sequence[Delta], show: Callable[[], None], commit: Callable[[], None] | None
+        self,
+        deltas: Sequence[Delta],
+        commit: Callable[[], None] | None,
+        prepare: Callable[[Lookup], None] | None,
+        show: Callable[[], None],
+        lookup: Lookup,
     ) -> None:
         """The moment at which a round becomes visible."""
+        if prepare is not None:
+            prepare(lookup)
         with self._lock.writing():
             show()
             for delta in deltas:

@@ -56,9 +56,12 @@ class ReplicaTable:
 
     def lookup(self, ids: U64) -> F32:
         """The vector of each id (n,), shape (n, dim); that of an id without a row is its first vector."""
+        return self.ahead(ids, self.base, self.overlay)
+
+    def ahead(self, ids: U64, base: RowStore, overlay: Overlay | None) -> F32:
+        """As `lookup`, as if the rows were `base` beneath `overlay`."""
         plain = self.form == "fp32" and len(self.config.classes) == 1
-        vectors = self.base.lookup(ids) if plain else self._resolved(ids, self.base)
-        overlay = self.overlay
+        vectors = base.lookup(ids) if plain else self._resolved(ids, base)
         if overlay is not None:
             changes = overlay.find(ids)
             hidden = np.flatnonzero(changes >= 0)

@@ -309,16 +309,21 @@ class ModelConfig(Section, frozen=True, kw_only=True):
 class RetrievalConfig(Section, frozen=True, kw_only=True):
     """Deep Retrieval: candidates learned in the stream. Without it they are the popular and recent items.
 
-    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A
-    user's vector pools the items of `history`, whose embeddings are those of `table`; `user_id` adds a vector
-    of the user's own. `beam` paths are kept a layer, and at most `rerank` of their items reranked.
+    Structure: `depth` layers of `nodes` nodes, `paths` paths an item, `penalty` (alpha) on long ones. A user
+    and an item belong together where the task `positives` (the first one if unset) has label 1. An item's
+    vector and bias are the sum of the rows of its feature ids in `table`, which is retrieval's own: a vector
+    is one float narrower than a row. A user's vector pools those of the items of `history`; `user_id` adds
+    one of the user's own. Beside a batch's positives, the softmax is over `negatives` items drawn evenly.
+    `beam` paths are kept a layer, and at most `rerank` of their items reranked.
     `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
     penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
     `sweeps` passes follows every `placement_rows` pairs.
     """
 
     history: Name
-    table: Name = "embedding"
+    positives: Name | None = None
+    table: Name = "retrieval"
+    negatives: Positive = 64
     nodes: Annotated[int, Meta(ge=2, le=65536)] = 100
     depth: Annotated[int, Meta(ge=1, le=6)] = 2
     paths: Annotated[int, Meta(ge=1, le=16)] = 3
@@ -411,8 +416,10 @@ class ReplicaConfig(Section, frozen=True, kw_only=True):
 
 
 class ServingConfig(Section, frozen=True, kw_only=True):
-    """The replicas, and how a feed is made: `candidates` popular and recent items ranked to `feed_size`.
+    """The replicas, and how a feed is made: `candidates` items ranked to `feed_size`.
 
+    Of the candidates `recent_share` are the newest items. The others are the most popular ones, or, where
+    retrieval has learned, `popular_share` of all the most popular and the rest retrieved.
     Of all positions, `explore_share` show an item at random. With an `api_key`, /v1 requests need it in the
     header X-API-Key; at most `max_requests` are worked on at once, and further ones are told to come again.
     Per topic, `spool_mb` may wait on disk while Kafka is away.
@@ -421,6 +428,7 @@ class ServingConfig(Section, frozen=True, kw_only=True):
     replicas: Annotated[tuple[ReplicaConfig, ...], Meta(min_length=1)]
     candidates: Positive = 100
     recent_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    popular_share: Annotated[float, Meta(ge=0, le=1)] = 0.1
     feed_size: Annotated[int, Meta(ge=1, le=1000)] = 10
     popularity_half_life_seconds: PositiveSeconds = 3600.0
     torch_threads: Positive = 1

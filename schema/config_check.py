@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from schema.config import Config, TableConfig
+from schema.config import Config, ServingConfig, TableConfig
 from schema.errors import ConfigError
 
 PATHS_LIMIT = 1 << 26
 """Retrieval's inverted index has an offset for every path that could be."""
+_LEAST_DIM = 2
 SEED_LIMIT = 1 << 64
 """Beyond what a bound on a field can say."""
 CONTEXT_SOURCES = ("context.surface", "context.hour", "context.weekday")
@@ -43,6 +44,14 @@ def check(config: Config) -> None:
         raise ConfigError(
             f"serving.candidates: {config.serving.candidates}; "
             f"legal is at least serving.feed_size, {config.serving.feed_size}"
+        )
+
+
+def _check_shares(serving: ServingConfig) -> None:
+    if serving.recent_share + serving.popular_share > 1:
+        raise ConfigError(
+            f"serving.popular_share: {serving.popular_share:g}; legal is at most what serving.recent_share "
+            f"leaves, {1 - serving.recent_share:g}"
         )
 
 
@@ -121,8 +130,22 @@ def _check_retrieval(config: Config) -> None:
     retrieval = config.retrieval
     if retrieval is None:
         return
-    _one_of("retrieval.history", retrieval.history, [h.name for h in config.features.histories])
-    _one_of("retrieval.table", retrieval.table, [t.name for t in config.parameter_server.tables])
+    _check_shares(config.serving)
+    sources = {s.source for s in config.features.slots}
+    histories = [h.name for h in config.features.histories if f"history.{h.name}" in sources]
+    _one_of("retrieval.history", retrieval.history, histories)
+    if retrieval.positives is not None:
+        _one_of("retrieval.positives", retrieval.positives, [t.name for t in config.tasks])
+    if retrieval.user_id and "user.id" not in sources:
+        raise ConfigError("retrieval.user_id: true; legal is false, for no slot's source is user.id")
+    taken = {s.table for s in config.features.slots}
+    free = {t.name: t.dim for t in config.parameter_server.tables if t.name not in taken}
+    _one_of("retrieval.table", retrieval.table, free)
+    if free[retrieval.table] < _LEAST_DIM:
+        raise ConfigError(
+            f"retrieval.table: {retrieval.table!r} has rows of 1 float; legal is at least {_LEAST_DIM}: "
+            "a vector and a bias"
+        )
     total = retrieval.nodes**retrieval.depth
     if not retrieval.paths <= total <= PATHS_LIMIT:
         raise ConfigError(

@@ -128,7 +128,8 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
 
     items <i8 (n,), positions <u2 (n,), scores <f4 (n, tasks) or empty where nothing ranked them,
     propensities <f4 (n,): how likely each item had to be shown at its position, given those before it, or
-    empty where the server does not explore.
+    empty where the server does not explore. origins u1 (n,): what found each item, as the server numbers it
+    (0 popularity, 1 newness, 2 retrieval), or empty where it does not say.
     """
 
     request_id: str
@@ -141,6 +142,7 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
     features: Features
     scores: bytes = b""
     propensities: bytes = b""
+    origins: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -158,8 +160,9 @@ class FeatureLog(Record, frozen=True, array_like=True, tag=1):
             return f"positions: {len(self.positions)} bytes for {n} impressions; legal is {2 * n}"
         if len(self.scores) % (4 * n):
             return f"scores: {len(self.scores)} bytes for {n} impressions; legal is a multiple of {4 * n}"
-        if len(self.propensities) not in (0, 4 * n):
-            return f"propensities: {len(self.propensities)} bytes for {n} impressions; legal is 0 or {4 * n}"
+        for name, size in (("propensities", 4 * n), ("origins", n)):
+            if len(getattr(self, name)) not in (0, size):
+                return f"{name}: {len(getattr(self, name))} bytes for {n} impressions; legal is 0 or {size}"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} impressions"
         return None

@@ -31,6 +31,8 @@ class Catalogue:
         self._item_times: dict[int, int] = {}
         self._newest: list[int] = []
         self._changes = self._pool_is_of = 0
+        self.on_item: Callable[[int], None] = lambda _: None
+        """Told of every item whose profile is applied."""
 
     @property
     def items(self) -> int:
@@ -53,6 +55,7 @@ class Catalogue:
             self._items[profile.id] = _sound(profile, self._builder.item)
             self._item_times[profile.id] = profile.event_time
             self._changes += 1
+            self.on_item(profile.id)
         elif profile.kind == "user":
             self._users[profile.id] = _sound(profile, self._builder.user)
         else:

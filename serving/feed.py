@@ -6,6 +6,7 @@ Knows no HTTP: takes values and returns values.
 from __future__ import annotations
 
 import uuid
+from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,12 +20,14 @@ from schema.errors import HeadwaterError
 from schema.features import FeatureBuilder, Moment
 from schema.records import F32, I64, FeatureLog, Features, ModelVersion, column
 from serving.audit import Audit
+from serving.candidates import Candidates, Origin
 from serving.exploration import slate
 from serving.intake import Intake
 from serving.outbox import Outbox
 from serving.ranker import Ranker, Ranking
 
 _FEEDS: Final = Counter("headwater_feeds", "Feeds answered, by how they were ordered.", ["order"])
+_SHOWN: Final = Counter("headwater_shown_items", "Items shown, by where they came from.", ["origin"])
 _SECONDS: Final = Histogram(
     "headwater_feed_seconds",
     "Time to choose, rank and log a feed.",
@@ -40,7 +43,8 @@ class NoCandidates(HeadwaterError):  # noqa: N818 - named for the state
 class Feed:
     """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity.
 
-    `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`.
+    `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`; `origins` (k,) is where
+    each item comes from.
     """
 
     request_id: str
@@ -51,6 +55,7 @@ class Feed:
     final: F32 | None
     propensities: F32
     explored: NDArray[np.bool_]
+    origins: tuple[Origin, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Made:
     ranking: Ranking
 
 
-Retrieve = Callable[[int, Moment], Sequence[int]]
+Retrieve = Callable[[int, Moment], Candidates]
 """The first stage: the candidates for a user at a moment, the best first."""
 
 
@@ -109,11 +114,22 @@ class FeedMaker:
         self._clock = clock
         self._rng = np.random.default_rng()
         self._made = 0
+        self._shown = [0] * len(Origin)
 
     @property
     def made(self) -> int:
         """How many feeds have been made."""
         return self._made
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """How many items have been shown, by where they came from."""
+        return {origin.name.lower(): self._shown[origin] for origin in Origin}
+
+    def _count(self, origins: Sequence[Origin]) -> None:
+        for origin, count in Counts(origins).items():
+            self._shown[origin] += count
+            _SHOWN.labels(origin.name.lower()).inc(count)
 
     def feed(self, user_id: int, surface: int, size: int) -> Feed:
         """As `make`, and noted at once."""
@@ -133,7 +149,7 @@ class FeedMaker:
         with _SECONDS.time(), about(request_id=request):
             moment = Moment(self._clock(), surface, self._intake.histories.of(user_id))
             candidates = self._retrieve(user_id, moment)
-            if not candidates:
+            if not candidates.items:
                 raise NoCandidates(
                     "no item is known yet: POST some to /v1/items, or send actions, and ask again in a second"
                 )
@@ -145,15 +161,14 @@ class FeedMaker:
         self._audit.note(log, made.ranking)
         self._logs.offer(log)
         self._made += 1
+        self._count(made.feed.origins)
         if made.feed.final is not None:
             self._served(self._clock())
         _FEEDS.labels("popularity" if made.feed.final is None else "ranked").inc()
 
-    def _made_of(
-        self, request: str, candidates: Sequence[int], user_id: int, moment: Moment, size: int
-    ) -> Made:
+    def _made_of(self, request: str, candidates: Candidates, user_id: int, moment: Moment, size: int) -> Made:
         catalogue = self._intake.catalogue
-        user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates]
+        user, items = catalogue.user(user_id), [catalogue.item(item) for item in candidates.items]
         features = self._builder.build(user, moment, items)
         ranking = self._ranker.rank(features, len(items))
         chosen = slate(_best(ranking, len(items)), size, self._explore_share, self._rng)
@@ -162,12 +177,13 @@ class FeedMaker:
         feed = Feed(
             request,
             moment.event_time,
-            tuple([candidates[row] for row in rows]),
+            tuple([candidates.items[row] for row in rows]),
             ranking.version,
             tasks,
             final,
             chosen.propensities,
             chosen.explored,
+            tuple([candidates.origins[row] for row in rows]),
         )
         return Made(feed, user_id, moment.surface, features, len(items), rows, ranking)
 
@@ -192,4 +208,5 @@ def _log_of(made: Made) -> FeatureLog:
         features=made.features.narrowed(made.rows, made.candidates),
         scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
         propensities=column(feed.propensities, "<f4"),
+        origins=bytes(feed.origins),
     )

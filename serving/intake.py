@@ -18,7 +18,7 @@ from schema.config import Config
 from schema.errors import InvalidMessage
 from schema.features import FeatureBuilder
 from schema.records import ActionBatch, FeatureLog
-from serving.candidates import mix
+from serving.candidates import Candidates
 from serving.catalogue import Catalogue
 from serving.history import EXPOSED, Histories
 from serving.popularity import Popularity
@@ -60,7 +60,7 @@ class Intake:
         self.catalogue = Catalogue(builder)
         self.histories = Histories(config.features.histories)
         self.popularity = Popularity(config.serving.popularity_half_life_seconds)
-        self.candidates: tuple[int, ...] = ()
+        self.candidates = Candidates()
         self._weights = _action_weights(config)
         self._refreshed_at = self._turn = 0
         self._changed = False
@@ -91,7 +91,7 @@ class Intake:
     def _refresh(self, now: int) -> None:
         count, share = self._config.candidates, self._config.recent_share
         popular, recent = self.popularity.top(count), self.catalogue.newest(count, self._turn)
-        self.candidates = mix(popular, recent, count, share)
+        self.candidates = Candidates.mixed(popular, recent, count, share)
         self._turn += round(count * share)
         self._refreshed_at = now
         self._changed = False

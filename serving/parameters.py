@@ -13,19 +13,24 @@ from torch import Tensor
 
 from models.mmoe import MMoE
 from parameter_server.delta import Delta
-from parameter_server.replica import ReplicaTables
+from parameter_server.replica import Lookup, ReplicaTables
 from schema.records import U64, ModelVersion
+from serving.structure import Learned, Served, Updates
 
 _NOWHERE = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """One published version of the dense weights, and the trainer's step that it was taken at."""
+    """One published version of the dense weights, and the trainer's step that it was taken at.
+
+    `learned` is retrieval's part, where there is one.
+    """
 
     version: int
     step: int
     model: MMoE
+    learned: Learned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,28 @@ class TableDigest:
 
 
 class Parameters:
-    """The served parameters. Safe to use from any thread."""
+    """The served parameters. Safe to use from any thread.
 
-    def __init__(self, tables: ReplicaTables, shards: int, table_names: Sequence[str]) -> None:
+    Args:
+        tables: the rows.
+        shards: how many shards there are.
+        table_names: of all tables.
+        updates: makes what retrieval serves with; None where it is not configured.
+    """
+
+    def __init__(
+        self,
+        tables: ReplicaTables,
+        shards: int,
+        table_names: Sequence[str],
+        updates: Updates | None = None,
+    ) -> None:
+        self._updates = updates
         self._tables = tables
         self._shards = range(shards)
         self._names = tuple(table_names)
         self._dense: Dense | None = None
+        self._retrieval: Served | None = None
 
     @property
     def dense(self) -> Dense | None:
@@ -67,17 +87,29 @@ class Parameters:
         """Which parameters are served; a shard without a snapshot is at (0, 0)."""
         return self.read({}).version
 
+    @property
+    def retrieval(self) -> Served | None:
+        """What retrieval serves with, if anything."""
+        return self._retrieval
+
     def replace(self, deltas: Sequence[Delta], dense: Dense | None) -> None:
         """Make a round visible: `deltas` of some shards, and the dense weights if there are newer ones.
 
         Raises:
-            DeltaError: a delta is damaged or does not follow; rows and dense weights are as they were.
+            DeltaError: a delta is damaged or does not follow; all is as it was.
         """
+        newest, served = dense or self._dense, self._retrieval
+
+        def prepare(lookup: Lookup) -> None:
+            nonlocal served
+            served = None
+            if newest is not None and newest.learned is not None and self._updates is not None:
+                served = self._updates.served(newest.learned, lookup)
 
         def commit() -> None:
-            self._dense = dense or self._dense
+            self._dense, self._retrieval = newest, served
 
-        self._tables.apply(deltas, commit)
+        self._tables.apply(deltas, commit, prepare if deltas or dense else None)
 
     def read(self, ids: Mapping[str, U64]) -> Reading:
         """The vectors of `ids`, by table, and the model of the same round."""

@@ -12,16 +12,19 @@ from typing import Any, Final, Protocol
 
 from models.mmoe import MMoE
 from parameter_server.replica import ReplicaTables
-from schema.config import Config
-from schema.features import FeatureBuilder
+from schema.config import Config, RetrievalConfig
+from schema.features import FeatureBuilder, Moment
 from serving.audit import Audit
+from serving.candidates import Candidates
 from serving.feed import FeedMaker
 from serving.freshness import Freshness
 from serving.intake import Intake
 from serving.parameters import Parameters
 from serving.ranker import Ranker
+from serving.retrieval import Retriever
 from serving.senders import Outboxes
 from serving.stages import Stages
+from serving.structure import Updates
 from serving.sync import Source, Synchroniser
 
 _DELIVER_SECONDS: Final = 8.0
@@ -79,18 +82,23 @@ class Replica:
         self.index = index
         self.clock = clock
         self.outboxes = outboxes
-        self.parameters = Parameters(
-            ReplicaTables(server), len(server.shards), [table.name for table in server.tables]
-        )
         self.freshness = Freshness()
         self.stages = Stages()
         self.intake = Intake(config, builder)
+        updates = None if config.retrieval is None else self._updates(config, config.retrieval)
+        self.parameters = Parameters(
+            ReplicaTables(server), len(server.shards), [table.name for table in server.tables], updates
+        )
+        self.retriever = (
+            None if config.retrieval is None else Retriever(config, config.retrieval, self.parameters)
+        )
         self.follower = follow(self.intake)
         self.sync = Synchroniser(
             source,
             self.parameters,
             shards=len(server.shards),
             new_model=lambda: new_model(config),
+            retrieval=updates,
             config=config.sync,
             freeze_after=config.serving.replicas[index].freeze_after_seconds,
             freshness=self.freshness,
@@ -104,14 +112,19 @@ class Replica:
             builder,
             self.intake,
             ranker,
-            # the one place to change for another first stage
-            retrieve=lambda _user, _moment: self.intake.candidates,
+            retrieve=self._candidates,
             explore_share=config.serving.explore_share,
             logs=outboxes.feature_logs,
             served=self.stages.served,
             audit=self.audit,
             clock=clock,
         )
+
+    def _updates(self, config: Config, retrieval: RetrievalConfig) -> Updates:
+        catalogue = self.intake.catalogue
+        updates = Updates(config, retrieval, catalogue.item)
+        catalogue.on_item = updates.note
+        return updates
 
     def start(self) -> None:
         """Begin to follow shards and topics."""
@@ -127,6 +140,13 @@ class Replica:
         self.sync.stop(_LEAVE_SECONDS)
         self.follower.stop(_LEAVE_SECONDS)
         self.audit.stop(_LEAVE_SECONDS)
+
+    def _candidates(self, user_id: int, moment: Moment) -> Candidates:
+        """The first stage; what is popular and recent where nothing can be retrieved."""
+        serving = self.config.serving
+        wanted = round(serving.candidates * (1 - serving.recent_share - serving.popular_share))
+        found = self.retriever.find(user_id, moment.histories, wanted) if self.retriever else []
+        return self.intake.candidates.led_by(found, serving) if found else self.intake.candidates
 
     def unready(self) -> str | None:
         """Why feeds should go elsewhere, or None."""
@@ -160,7 +180,9 @@ class Replica:
             "traces": self.stages.traces(),
             "items": self.intake.catalogue.items,
             "users": self.intake.catalogue.users,
-            "candidates": len(self.intake.candidates),
+            "candidates": len(self.intake.candidates.items),
+            "shown": self.feeds.shown,
+            "retrieval": None if self.retriever is None else self.retriever.report(),
             "audit": {"matched": self.audit.matched, "mismatched": self.audit.mismatched},
             "saved_at": self.follower.saved_at,
             "outboxes": {

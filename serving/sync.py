@@ -15,6 +15,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from models.dense import RANKER, PayloadError, load_payload
 from models.mmoe import MMoE
+from models.retrieval.delta import StructureError
+from models.retrieval.shipping import RETRIEVAL, STRUCTURE
 from parameter_server.delta import Delta
 from parameter_server.errors import DeltaError, ParameterServerError
 from schema.config import SyncConfig
@@ -23,20 +25,26 @@ from serving.freshness import Freshness
 from serving.parameters import Dense, Parameters
 from serving.schedule import Change, Schedule, Settings
 from serving.stages import Stages
+from serving.structure import Learned, Updates
 from serving.traces import Traces
 
 _log = logging.getLogger(__name__)
 
-RoundError: Final = (ParameterServerError, PayloadError)
+RoundError: Final = (ParameterServerError, PayloadError, StructureError)
 """What a round may fail with: a shard is away, or what it sent is damaged or not ours."""
 
 _RETRY_SECONDS: Final = 1.0
+_TRIES: Final = 3
+"""How often the parts of a version are asked for, in case the next is published in between."""
 _ROUNDS: Final = Counter("headwater_sync_rounds", "Rounds of parameters applied.")
 _FAILED: Final = Counter("headwater_sync_rounds_failed", "Rounds that failed and changed nothing.")
 _SECONDS: Final = Histogram("headwater_sync_seconds", "Time to fetch and apply a round.")
 _ROWS: Final = Counter("headwater_sync_rows", "Rows received in deltas.")
 _CLOCK: Final = Gauge("headwater_replica_clock", "The clock that the served rows are of.", ["shard"])
 _DENSE: Final = Gauge("headwater_replica_dense_version", "The dense version served.")
+
+
+_Published = tuple[int, int, bytes]
 
 
 class Source(Protocol):
@@ -71,6 +79,7 @@ class Synchroniser:
         parameters: what the rounds become visible in.
         shards: how many there are.
         new_model: an untrained model, for the dense weights to be loaded into.
+        retrieval: takes in what retrieval serves with; None where it is not configured.
         config: how often.
         freeze_after: seconds after the first trained model from which on no rounds are taken; None: never.
         freshness: where the age of what a round made servable is noted.
@@ -86,6 +95,7 @@ class Synchroniser:
         *,
         shards: int,
         new_model: Callable[[], MMoE],
+        retrieval: Updates | None = None,
         config: SyncConfig,
         freeze_after: float | None = None,
         freshness: Freshness,
@@ -96,6 +106,7 @@ class Synchroniser:
         self._source = source
         self._parameters = parameters
         self._new_model = new_model
+        self._retrieval = retrieval
         self.schedule = Schedule(config, freeze_after, monotonic())
         self._freshness = freshness
         self._stages = stages
@@ -133,6 +144,7 @@ class Synchroniser:
         Raises:
             ParameterServerError: a shard is away, or a delta is damaged or does not follow.
             PayloadError: the dense weights are damaged, or another model's.
+            StructureError: retrieval's structure is damaged, or not there in the version of the ranker.
         """
         with self._one_round, _SECONDS.time():
             try:
@@ -197,10 +209,35 @@ class Synchroniser:
         found = self._source.get_dense(RANKER, self._dense_version)
         if found is None:
             return None
+        learned = None
+        if self._retrieval is not None:
+            found, learned = self._fetch_learned(self._retrieval, found)
         version, step, payload = found
         model = self._new_model()
         load_payload(model, payload)
-        return Dense(version, step, model.eval())
+        return Dense(version, step, model.eval(), learned)
+
+    def _fetch_learned(self, retrieval: Updates, ranker: _Published) -> tuple[_Published, Learned | None]:
+        """What retrieval has of the version of `ranker`, and that; or both of a newer version.
+
+        A trainer without retrieval publishes none: None.
+        """
+        for _ in range(_TRIES):
+            beside = self._source.get_dense(RETRIEVAL, 0)
+            if beside is None:
+                return ranker, None
+            if beside[0] == ranker[0]:
+                return ranker, retrieval.follow(beside[2], self._snapshot)
+            # the next version was published in between, or is being published
+            ranker = self._source.get_dense(RANKER, ranker[0]) or ranker
+        raise StructureError(f"retrieval: is not published in the version of the ranker, {ranker[0]}")
+
+    def _snapshot(self) -> bytes:
+        """The newest whole structure."""
+        found = self._source.get_dense(STRUCTURE, 0)
+        if found is None:
+            raise StructureError("structure: none is published, though retrieval is")
+        return found[2]
 
     def _fetch_deltas(self) -> list[Delta]:
         deltas = []
@@ -219,6 +256,8 @@ class Synchroniser:
                 _log.warning("shard %d has a new epoch: its snapshot is served now", delta.shard)
                 # versions may have gone back with it, so any is welcome, and soon
                 self._dense_version = 0
+                if self._retrieval is not None:
+                    self._retrieval.forget()
                 self.schedule.retry(self._monotonic(), sparse=False, dense=True)
             self._since[delta.shard] = (delta.epoch, delta.to_clock)
             _CLOCK.labels(str(delta.shard)).set(delta.to_clock)

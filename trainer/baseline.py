@@ -83,11 +83,17 @@ class LogOddsBaseline:
         self._everything = Counts(tasks)
         self._keys = [Counts(tasks) for _ in range(_KEYS)]
 
-    def score_and_count(self, keys: tuple[I64, I64, I64], labels: F32, mask: F32) -> F32:
-        """Probabilities (n, T) of rows whose items, users and surfaces are `keys` (n,), which then count."""
+    def score_and_count(
+        self, keys: tuple[I64, I64, I64], labels: F32, mask: F32, weights: F32 | None = None
+    ) -> F32:
+        """Probabilities (n, T) of rows whose items, users and surfaces are `keys` (n,), which then count.
+
+        `weights` (n,) is what each row counts for, 1 if None.
+        """
         named = [key.tolist() for key in keys]
         scores = self._score(named)
-        pairs = (mask > 0).astype(np.float64)
+        rows = np.ones(len(mask)) if weights is None else weights.astype(np.float64)
+        pairs: F64 = (mask > 0) * rows[:, None]
         positives = labels * pairs
         self._everything.add([0], positives.sum(axis=0, keepdims=True), pairs.sum(axis=0, keepdims=True))
         for counts, ids in zip(self._keys, named, strict=True):

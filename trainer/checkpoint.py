@@ -13,11 +13,13 @@ from typing import Final
 import msgspec
 
 from trainer.baseline import SavedBaseline
+from trainer.by_user import SavedByUser
 from trainer.dedup import PartitionSeen
 from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import SavedEvaluation
 from trainer.guard import SavedGuard
+from trainer.retrieval import SavedRetrieval
 
 _CHECKSUM: Final = 4
 
@@ -52,6 +54,8 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     guard: SavedGuard | None = None
     parts: dict[str, bytes] = {}
     history: bool = False
+    retrieval: SavedRetrieval | None = None
+    by_user: SavedByUser | None = None
 
 
 def encode_image(image: Image) -> bytes:

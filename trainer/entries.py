@@ -118,6 +118,15 @@ class Rows:
         """Shape (n,)."""
         return np.frombuffer(b"".join([p.log_keep for p in self.pieces]), "<f4").copy()
 
+    def weights(self) -> F32:
+        """What each row counts for in the evaluation, shape (n,): one over the chance of having been kept.
+
+        Where nobody engaged, that is; rows with a positive label are all kept.
+        """
+        engaged = self.labels().max(axis=1) > 0
+        weights: F32 = np.where(engaged, 1, np.exp(-self.log_keep())).astype(np.float32)
+        return weights
+
     def each(self, values: Sequence[int]) -> I64:
         """`values`, one a piece, for each row, shape (n,)."""
         return np.repeat(np.array(values, np.int64), self.counts())

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from models.metrics import TaskMetrics
 from schema.config import PeriodConfig
 from schema.records import F32, I64
-from trainer.recent import RecentRows
+from trainer.by_user import ByUser
 
 WINDOWS_KEPT: Final = 400
 SURFACES_KEPT: Final = 64
@@ -41,6 +42,20 @@ class SavedEvaluation(msgspec.Struct, frozen=True, array_like=True):
     surfaces: dict[int, SavedMetrics] = {}
 
 
+class _Rows(NamedTuple):
+    """n scored rows: three arrays (n, T), and what each counts for (n,), None for 1."""
+
+    predictions: F32
+    labels: F32
+    mask: F32
+    weights: F32 | None
+
+    def of(self, chosen: NDArray[np.bool_]) -> _Rows:
+        """Those where `chosen` (n,) is set."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return _Rows(self.predictions[chosen], self.labels[chosen], self.mask[chosen], weights)
+
+
 @dataclass(frozen=True, slots=True)
 class Quality:
     """Summaries: of all rows, the newest window if there are any, by surface; the grouped AUC by task."""
@@ -60,9 +75,9 @@ class Span:
     _saved: SavedMetrics | None = field(default=None, repr=False)
     _summary: dict[str, Any] | None = field(default=None, repr=False)
 
-    def update(self, predictions: F32, labels: F32, mask: F32) -> None:
-        """Count n rows: three arrays (n, T), as TaskMetrics takes them."""
-        self.metrics.update(predictions, labels, mask)
+    def update(self, predictions: F32, labels: F32, mask: F32, weights: F32 | None = None) -> None:
+        """Count n rows: three arrays (n, T) and weights (n,), as TaskMetrics takes them."""
+        self.metrics.update(predictions, labels, mask, weights)
         self.rows += len(predictions)
         self._saved = self._summary = None
 
@@ -129,35 +144,40 @@ class Evaluation:
         self.period = None if period is None else self._span()
         self.windows: dict[int, Span] = {}
         self.surfaces: dict[int, Span] = {}
-        self.recent = RecentRows(len(self._tasks))
+        self.by_user = ByUser(self._tasks)
 
     def _span(self) -> Span:
         return Span(TaskMetrics(len(self._tasks)))
 
-    def update(self, predictions: F32, labels: F32, mask: F32, event_times: I64) -> None:
-        """Count n rows: arrays (n, T), and event times (n,) in milliseconds."""
-        self.overall.update(predictions, labels, mask)
+    def update(
+        self, predictions: F32, labels: F32, mask: F32, event_times: I64, weights: F32 | None = None
+    ) -> None:
+        """Count n rows: arrays (n, T), event times (n,) in milliseconds, and what each counts for (n,)."""
+        rows = _Rows(predictions, labels, mask, weights)
+        self.overall.update(*rows)
         if self.period is not None and self._bounds is not None:
             inside = (event_times >= self._bounds[0]) & (event_times < self._bounds[1])
             if inside.any():
-                self.period.update(predictions[inside], labels[inside], mask[inside])
+                self.period.update(*rows.of(inside))
         if self._window:
-            self._update_windows(predictions, labels, mask, event_times)
+            self._update_windows(rows, event_times)
 
-    def update_surfaces(self, predictions: F32, labels: F32, mask: F32, surfaces: I64) -> None:
+    def update_surfaces(
+        self, predictions: F32, labels: F32, mask: F32, surfaces: I64, weights: F32 | None = None
+    ) -> None:
         """Count n rows by the surface that they were shown on (n,); no more than SURFACES_KEPT are kept."""
         for surface in np.unique(surfaces).tolist():
             if surface in self.surfaces or len(self.surfaces) < SURFACES_KEPT:
                 of = surfaces == surface
                 span = self.surfaces.setdefault(surface, self._span())
-                span.update(predictions[of], labels[of], mask[of])
+                span.update(*_Rows(predictions, labels, mask, weights).of(of))
 
-    def _update_windows(self, predictions: F32, labels: F32, mask: F32, event_times: I64) -> None:
+    def _update_windows(self, rows: _Rows, event_times: I64) -> None:
         starts = (event_times + self._zone) // self._window * self._window - self._zone
         for start in np.unique(starts).tolist():
             of = starts == start
             window = self.windows.setdefault(start, self._span())
-            window.update(predictions[of], labels[of], mask[of])
+            window.update(*rows.of(of))
         while len(self.windows) > WINDOWS_KEPT:
             del self.windows[min(self.windows)]
 
@@ -165,11 +185,7 @@ class Evaluation:
         """What there is to see now."""
         newest = self.windows[max(self.windows)].summary(self._tasks) if self.windows else None
         surfaces = {str(number): span.summary(self._tasks) for number, span in self.surfaces.items()}
-        return Quality(self.overall.summary(self._tasks), newest, surfaces, self.grouped_auc())
-
-    def grouped_auc(self) -> dict[str, float]:
-        """By task, the AUC within users over the newest rows; not a number where no user has both labels."""
-        return dict(zip(self._tasks, self.recent.grouped_auc(), strict=True))
+        return Quality(self.overall.summary(self._tasks), newest, surfaces, self.by_user.report())
 
     def report(self) -> dict[str, Any]:
         """Summaries: overall, period (None without one), windows by their start, oldest first, surfaces."""

@@ -50,10 +50,10 @@ class Guard:
         self.alarms: dict[str, int] = dict.fromkeys(tasks, 0)
         """How often the log loss of each task has drifted upwards."""
 
-    def update(self, predictions: F32, labels: F32, mask: F32) -> None:
-        """Count n scored rows: three arrays (n, T)."""
+    def update(self, predictions: F32, labels: F32, mask: F32, weights: F32 | None = None) -> None:
+        """Count n scored rows: three arrays (n, T), and what each row counts for (n,), 1 if None."""
         self._watch_drift(predictions, labels, mask)
-        self._window.update(predictions, labels, mask)
+        self._window.update(predictions, labels, mask, weights)
         self._rows += len(predictions)
         if self._rows >= self._config.window_rows:
             self._judge()

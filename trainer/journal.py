@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from schema.records import F32, U64
+from trainer.arrivals import Arrived
 from trainer.entries import Run
 
 _HEAD: Final = struct.Struct("<II")
@@ -31,13 +32,15 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True):
     """How one step's batch was cut: what it read, in order, and how many rows were left to train.
 
     `settled`: its vectors were pulled when all pushes before it had been applied, not all but the last.
-    `step` is that of the last push where the step had no rows, and so no push.
+    `step` is that of the last push where the step had no rows, and so no push. `arrived`: the items that it
+    took from the catalogue.
     """
 
     step: int
     runs: tuple[Run, ...]
     rows: int
     settled: bool = True
+    arrived: Arrived = Arrived()
 
 
 class PushedRows(msgspec.Struct, frozen=True, array_like=True):

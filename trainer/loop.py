@@ -23,6 +23,7 @@ from schema.config import Config
 from schema.records import F32, DeadLetter
 from schema.stages import pack
 from trainer import telemetry
+from trainer.arrivals import Arrivals, Arrived
 from trainer.batches import Batcher, RowBatch
 from trainer.checkpoint import encode_image
 from trainer.entries import Position
@@ -39,7 +40,7 @@ from trainer.publishing import Publisher
 from trainer.ranks import Alone, Ranks
 from trainer.shards import Client, Shards
 from trainer.state import Part, TrainerState
-from trainer.step import Fetched, Learner
+from trainer.step import Computed, Fetched, Learner
 from trainer.ways import Ways
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Trainer:
         lane: where the shards are asked.
         executor: makes recovery points; threads of its own unless given.
         parts: what else learns and belongs to a recovery point.
+        arrivals: where new items come from, if retrieval is to know of them before anybody has seen them.
         ranks: the processes that this one learns the dense model with.
         watch: told the step and the metrics now and then.
     """
@@ -95,11 +97,13 @@ class Trainer:
         lane: Lane | None = None,
         executor: Executor | None = None,
         parts: Sequence[Part] = (),
+        arrivals: Arrivals | None = None,
         ranks: Ranks | None = None,
         watch: Callable[[int, Quality], None] = telemetry.observe_quality,
     ) -> None:
         settings = config.trainer
         self._feed, self._store, self._dead_letter, self._clock = feed, store, dead_letter, clock
+        self._arrivals = arrivals
         self._ways = Ways(settings.traces_per_step)
         self._ranks = ranks or Alone()
         self._watch = watch
@@ -107,7 +111,7 @@ class Trainer:
         self.state = TrainerState(config, self._learner, parts, history=feed.history)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
-        self._publisher = Publisher(client, config.sync.dense_seconds, clock)
+        self._publisher = Publisher(client, config.sync.dense_seconds, clock, self._learner.retrieval)
         self._shards = Shards(client, settings.trainer_id)
         self._points = PointMaker(
             store, self._shards, settings.recovery_seconds, self._cut, clock=clock, executor=executor
@@ -325,11 +329,12 @@ class Trainer:
         """One step; the predictions f32 (n, T), None if its gradients were refused."""
         batch, record = ahead.batch, ahead.record
         step = self.state.counters.step + 1 if record is None else record.step
-        computed = self._learner.compute(fetched, step)
+        arrived = self._arrived() if record is None else record.arrived
+        computed = self._compute(fetched, batch, step, arrived)
         telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
-            self._store.append(StepRecord(step, tuple(batch.runs), batch.rows, ahead.settled))
+            self._store.append(StepRecord(step, tuple(batch.runs), batch.rows, ahead.settled, arrived))
         else:
             _check_replay(batch, record)
         self.state.counters.step = step
@@ -342,6 +347,23 @@ class Trainer:
         self._points.pushed(push)
         self._learner.apply(batch.rows)
         return computed.predictions
+
+    def _arrived(self) -> Arrived:
+        """The items that the next step takes from the catalogue."""
+        retrieval = self._learner.retrieval
+        if retrieval is None or self._arrivals is None:
+            return Arrived()
+        return self._arrivals.take(retrieval.learner.structure.__contains__)
+
+    def _compute(self, fetched: Fetched, batch: RowBatch, step: int, arrived: Arrived) -> Computed:
+        """Compute the ranker's part, while retrieval's rows are fetched, and then retrieval's."""
+        learner = self._learner
+        wanted = learner.seek(batch.pieces, step, arrived)
+        if wanted is None:
+            return learner.compute(fetched, step)
+        rows = self._lane.fetch(lambda: learner.rows(wanted))
+        computed = learner.compute(fetched, step)
+        return learner.compute_retrieval(wanted, rows.result(), computed)
 
     def _push(self, push: Push, batch: RowBatch) -> None:
         picked = self._ways.picked(batch.pieces, _now_ms())

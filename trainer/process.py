@@ -19,6 +19,7 @@ from schema.codec import DEAD_LETTERS
 from schema.config import Config, DumpConfig
 from schema.records import DeadLetter
 from trainer import telemetry
+from trainer.arrivals import CatalogueArrivals
 from trainer.entries import Position
 from trainer.errors import Returning, RollBack, UnknownPoint
 from trainer.feed import Feed, Source
@@ -109,7 +110,12 @@ class TrainerProcess:
         if config.trainer.tensorboard:
             board = stack.enter_context(closing(TensorBoardLog(Path(config.run_dir) / "tensorboard")))
             watch = board.also(watch)
-        trainer = Trainer(config, feed, client, self._store, dead_letter, ranks=ranks, watch=watch)
+        arrivals = None
+        if config.retrieval is not None and config.trainer.mode == "online":
+            arrivals = _arrivals(config, stack)
+        trainer = Trainer(
+            config, feed, client, self._store, dead_letter, arrivals=arrivals, ranks=ranks, watch=watch
+        )
         # before the client, so that nothing is asked of a closed one
         stack.callback(trainer.close)
         return trainer
@@ -239,3 +245,10 @@ def _log_dead(letter: DeadLetter) -> None:
 def open_store(config: Config) -> PointStore:
     """The recovery points of the trainer of `config`; RecoveryError while it runs."""
     return PointStore(store_folder(config), config.trainer.recovery_points)
+
+
+def _arrivals(config: Config, stack: ExitStack) -> CatalogueArrivals:
+    arrivals = CatalogueArrivals(config)
+    stack.callback(arrivals.stop)
+    arrivals.start()
+    return arrivals

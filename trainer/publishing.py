@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from torch import nn
@@ -18,19 +18,36 @@ class DenseSink(Protocol):
         """Publish a version; False if the one that is there is not older."""
 
 
+class Beside(Protocol):
+    """What goes out with every version of the ranker."""
+
+    def payloads(self) -> Iterable[tuple[str, bytes]]:
+        """The payloads of a version by name, in the order in which they are to be published."""
+
+
 class Publisher:
-    """Publishes the ranker; its version is the step.
+    """Publishes the ranker, and what goes with it; its version is the step.
+
+    The ranker comes last: whoever finds it finds the rest, of the same version or a later one.
 
     Args:
         sink: where to.
         seconds: the time between two versions while training goes on.
         clock: seconds.
+        beside: what goes with it, if anything does.
     """
 
-    def __init__(self, sink: DenseSink, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        sink: DenseSink,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        beside: Beside | None = None,
+    ) -> None:
         self._sink = sink
         self._seconds = seconds
         self._clock = clock
+        self._beside = beside
         self._due = clock()
         self.version = 0
         """The last version published, 0 before the first: parameters that were never trained are not."""
@@ -44,6 +61,8 @@ class Publisher:
         """Publish if `model`, as of `step`, is newer than what is out."""
         if step == self.version:
             return
+        for name, payload in () if self._beside is None else self._beside.payloads():
+            self._sink.put_dense(name, step, step, payload)
         self._sink.put_dense(RANKER, step, step, dump_payload(model))
         self.version = step
         self._due = self._clock() + self._seconds

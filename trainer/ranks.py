@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed
 
 from schema.config import Config
+from schema.errors import ConfigError
 
 _PATIENCE_SECONDS = 60.0
 
@@ -103,9 +104,18 @@ class Group:
 
 
 def joined(config: Config) -> Ranks:
-    """The group that torchrun has made this process one of, or the process alone."""
+    """The group that torchrun has made this process one of, or the process alone.
+
+    Raises:
+        ConfigError: there are several, and retrieval is configured, whose structure only one can learn.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Alone()
+    if config.retrieval is not None:
+        raise ConfigError(
+            f"retrieval: configured, and torchrun has started {os.environ['WORLD_SIZE']} trainers, each of "
+            "which would learn a structure of its own; legal is one trainer, or no section retrieval"
+        )
     # a rank may have to wait for as long as another one waits for a shard
     patience = config.parameter_server.retry_seconds + _PATIENCE_SECONDS
     distributed.init_process_group("gloo", timeout=timedelta(seconds=patience))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import torch
 
+from models.retrieval.delta import StructureError
 from schema.config import Config
 from schema.records import F32
 from trainer.baseline import LogOddsBaseline
@@ -21,6 +22,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.ranks import Ranks
+from trainer.retrieval import SavedRetrieval
 from trainer.step import Learner
 
 
@@ -82,17 +84,18 @@ class TrainerState:
         late = batch.late_rows()
         self.counters.rows += batch.rows - late
         self.counters.late_rows += late
-        self.evaluation.update(predictions, labels, mask, times)
+        weights = rows.weights()
+        self.evaluation.update(predictions, labels, mask, times, weights)
         surfaces = rows.each([p.surface for p in batch.pieces])
-        self.evaluation.update_surfaces(predictions, labels, mask, surfaces)
+        self.evaluation.update_surfaces(predictions, labels, mask, surfaces, weights)
         users = rows.each([p.user_id for p in batch.pieces])
-        self.evaluation.recent.update(predictions, labels, mask, users)
+        self.evaluation.by_user.update(predictions, labels, mask, weights, users)
         if self.guard is not None:
-            self.guard.update(predictions, labels, mask)
+            self.guard.update(predictions, labels, mask, weights)
         if self.baseline is not None:
             keys = (rows.items(), users, surfaces)
-            scores = self.baseline.score_and_count(keys, labels, mask)
-            self.baseline_evaluation.update(scores, labels, mask, times)
+            scores = self.baseline.score_and_count(keys, labels, mask, weights)
+            self.baseline_evaluation.update(scores, labels, mask, times, weights)
 
     def report(self) -> dict[str, Any]:
         """Counters, losses and metrics."""
@@ -109,8 +112,9 @@ class TrainerState:
             "guard": None
             if self.guard is None
             else {"breach": self.guard.breach, "drifts": self.guard.alarms},
-            "user_grouped_auc": self.evaluation.grouped_auc(),
+            "retrieval": None if self._learner.retrieval is None else self._learner.retrieval.report(),
             **self.evaluation.report(),
+            "user_auc": self.evaluation.by_user.report(),
             "baseline": None if self.baseline is None else self._baseline_report(),
         }
 
@@ -120,7 +124,7 @@ class TrainerState:
 
     def image(self) -> Image:
         """All of it."""
-        baseline = self.baseline
+        baseline, retrieval = self.baseline, self._learner.retrieval
         return Image(
             self._topic,
             self.tasks,
@@ -133,6 +137,8 @@ class TrainerState:
             None if self.guard is None else self.guard.state(),
             {name: part.saved() for name, part in self._parts.items()},
             self._history,
+            None if retrieval is None else retrieval.saved(),
+            self.evaluation.by_user.saved(),
         )
 
     def restore(self, image: Image) -> None:
@@ -144,7 +150,7 @@ class TrainerState:
         for name, have, want in (("topic", image.topic, self._topic), ("tasks", image.tasks, self.tasks)):
             if have != want:
                 raise _misfit(f"{name}: {have!r} in the recovery point; configured is {want!r}")
-        self._restore_torch(image.torch)
+        self._restore_torch(image.torch, image.retrieval)
         self.counters = image.counters
         # places in the one say nothing of the other; the filter of duplicates knows what both have
         self.positions = dict(image.positions) if image.history == self._history else {}
@@ -158,6 +164,8 @@ class TrainerState:
         for name, part in self._parts.items():
             if name in image.parts:
                 part.restore(image.parts[name])
+        if image.by_user is not None:
+            self.evaluation.by_user.restore(image.by_user)
 
     def share_dense(self, ranks: Ranks) -> None:
         """Have the dense parameters of rank 0, and its optimizer's state."""
@@ -177,13 +185,15 @@ class TrainerState:
         )
         return blob.getvalue()
 
-    def _restore_torch(self, blob: bytes) -> None:
+    def _restore_torch(self, blob: bytes, retrieval: SavedRetrieval | None = None) -> None:
         try:
             saved = torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
             self._learner.model.load_state_dict(saved["model"])
             self._learner.optimizer.load_state_dict(saved["optimizer"])
+            if self._learner.retrieval is not None and retrieval is not None:
+                self._learner.retrieval.restore(retrieval)
             torch.set_rng_state(saved["random"])
-        except (RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (StructureError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise _misfit(f"model: {error}") from error
 
 

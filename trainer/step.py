@@ -22,9 +22,12 @@ from models.heads import Heads, Targets
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64
+from trainer.arrivals import Arrived
+from trainer.engagements import Wanted
 from trainer.entries import Piece, Rows
 from trainer.errors import DeviceMissing
 from trainer.ranks import Alone, Ranks
+from trainer.retrieval import Retrieval
 
 Gradients = Mapping[str, tuple[U64, F32]]
 """Distinct ids (u,) and gradients (u, dim), by table."""
@@ -94,6 +97,11 @@ class Learner:
         self.model.start_from(self.heads.priors([task.prior for task in config.tasks]))
         self.model.to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
+        retrieval = config.retrieval
+        self.retrieval = None if retrieval is None else Retrieval(config, retrieval)
+        if retrieval is not None and self.retrieval is not None:
+            group = {"params": list(self.retrieval.module.parameters()), "lr": retrieval.learning_rate}
+            self.optimizer.add_param_group(group)
         self._collator = Collator(config.features)
         self._puller = puller
         self._ranks = ranks or Alone()
@@ -115,6 +123,31 @@ class Learner:
         start = self._clock()
         predictions, gradients = self.learn(fetched.prepared, fetched.vectors, step)
         return Computed(predictions, gradients, self._clock() - start)
+
+    def seek(self, pieces: Sequence[Piece], step: int, arrived: Arrived) -> Wanted | None:
+        """What retrieval needs to learn from `pieces` in `step`; None where it is not configured.
+
+        `arrived` are items that nobody has seen yet.
+        """
+        return None if self.retrieval is None else self.retrieval.prepare(pieces, step, arrived)
+
+    def rows(self, wanted: Wanted) -> F32:
+        """The rows that `wanted` names, as the shards have them now. Safe beside `compute`."""
+        assert self.retrieval is not None  # noqa: S101 - it wants them
+        return self._puller.pull(self.retrieval.table, wanted.parts.ids)
+
+    def compute_retrieval(self, wanted: Wanted, rows: F32, computed: Computed) -> Computed:
+        """Have retrieval learn from `rows`; `computed`, of the same step, with its gradients.
+
+        Its dense gradients stay in its module, for `apply`.
+        """
+        assert self.retrieval is not None  # noqa: S101 - it wants them
+        start = self._clock()
+        found = self.retrieval.learn(wanted, rows)
+        gradients = computed.gradients
+        if gradients is not None and found is not None:
+            gradients = {**gradients, self.retrieval.table: found}
+        return Computed(computed.predictions, gradients, computed.seconds + self._clock() - start)
 
     def prepare(self, pieces: Sequence[Piece]) -> Prepared:
         """The rows of `pieces` as tensors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,14 @@ I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 _RESCALE: Final = 1e100
+
+
+class SavedFrequencies(msgspec.Struct, frozen=True, array_like=True):
+    """Frequencies in a checkpoint: `counts` <f8 by row."""
+
+    counts: bytes
+    total: float
+    unit: float
 
 
 class ItemFrequencies:
@@ -33,9 +42,7 @@ class ItemFrequencies:
         """Count a batch's positives, rows (m,), repeated as they come."""
         if not len(rows):
             return
-        if rows.max() >= len(self.counts):
-            more = max(int(rows.max()) + 1, 2 * len(self.counts)) - len(self.counts)
-            self.counts = np.concatenate([self.counts, np.zeros(more)])
+        self.grow(int(rows.max()) + 1)
         self.unit /= self._decay
         np.add.at(self.counts, rows, self.unit)
         self.total += self.unit * len(rows)
@@ -43,8 +50,32 @@ class ItemFrequencies:
             self.counts /= self.unit
             self.total, self.unit = self.total / self.unit, 1.0
 
-    def log_inclusion(self, rows: I64, draws: int) -> F32:
-        """log(1 - (1 - p)^draws) of counted rows: the chance to be among `draws` positives of the stream."""
+    def grow(self, rows: int) -> None:
+        """Have counts of at least `rows` rows; what was never counted has none."""
+        if rows > len(self.counts):
+            more = max(rows, 2 * len(self.counts)) - len(self.counts)
+            self.counts = np.concatenate([self.counts, np.zeros(more)])
+
+    def log_inclusion(self, rows: I64, draws: int, even: float = 0.0) -> F32:
+        """log(1 - (1 - p)^draws (1 - even)): the chance to be among `draws` positives, or drawn.
+
+        `even` is the chance to be drawn besides, alike for all; without it the rows have to be counted ones.
+        """
         share = np.minimum(self.counts[rows] / self.total, 1 - 1e-12)
-        chances: F32 = np.log(-np.expm1(draws * np.log1p(-share))).astype(np.float32)
+        chances: F32 = np.log(-np.expm1(draws * np.log1p(-share) + np.log1p(-even))).astype(np.float32)
         return chances
+
+    def ranks(self, rows: I64) -> I64:
+        """How many rows count for more than each of `rows` (n,)."""
+        ordered = np.sort(self.counts)
+        ranks: I64 = len(ordered) - np.searchsorted(ordered, self.counts[rows], side="right")
+        return ranks
+
+    def saved(self) -> SavedFrequencies:
+        """All counts, for `restore`."""
+        return SavedFrequencies(self.counts.astype("<f8").tobytes(), self.total, self.unit)
+
+    def restore(self, saved: SavedFrequencies) -> None:
+        """Be what `saved` was."""
+        self.counts = np.frombuffer(saved.counts, "<f8").astype(np.float64)
+        self.total, self.unit = saved.total, saved.unit

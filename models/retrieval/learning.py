@@ -45,6 +45,11 @@ class StructureLearner:
         self.scores = PathScores.empty(0, config.scored_paths)
         self._pairs = 0
 
+    @property
+    def placed_once(self) -> bool:
+        """Whether there has been an M-step, so that the weights say something of where items belong."""
+        return self._pairs >= self._config.placement_rows
+
     def paths(self, items: I64) -> I64:
         """The paths (m, J) of items (m,) for a structure loss; a new item is placed at random first."""
         new = np.unique(items[self.structure.rows_of(items) < 0])
@@ -63,6 +68,23 @@ class StructureLearner:
             weights, likely_users[new], sizes, config.paths, config.score_beam, config.penalty
         )
         self._place(items[new], paths)
+
+    def settle(self, items: I64, likely_users: F32, weights: BeamWeights) -> None:
+        """Place distinct `items` (n,) anew, as `introduce` does, where no engagement has said where they go.
+
+        Meant for those that were introduced when the weights knew less.
+        """
+        rows = self.structure.rows_of(items)
+        lost = (rows >= 0) & (self.scores.weights[rows] == 0)
+        if not lost.any():
+            return
+        config, sizes = self._config, self.structure.index().sizes()
+        old = self.structure.paths_at(rows[lost])
+        np.subtract.at(sizes, old[old >= 0], 1)
+        paths = best_free_paths(
+            weights, likely_users[lost], sizes, config.paths, config.score_beam, config.penalty
+        )
+        self.structure.assign(items[lost], paths)
 
     def remove(self, items: I64) -> None:
         """Take items off the structure, and forget their scores."""

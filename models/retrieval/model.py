@@ -15,9 +15,6 @@ from models.retrieval.user import UserTower
 from models.retrieval.weights import BeamWeights
 from schema.config import RetrievalConfig
 
-RETRIEVAL = "retrieval"
-"""The name under which the module's dense parameters are published."""
-
 
 @dataclass(frozen=True, slots=True)
 class Candidates:

@@ -101,6 +101,10 @@ class PathStructure:
         """The paths (n, J) of the items at `rows` (n,)."""
         return self._paths[rows]
 
+    def items_at(self, rows: I64) -> I64:
+        """The items at `rows` (n,), -1 where there is none."""
+        return self._ids[rows]
+
     def rows_of(self, items: I64) -> I64:
         """The row of each item, -1 for one that is not here."""
         return np.fromiter((self._row_of.get(i, _NONE) for i in items.tolist()), np.int64, len(items))

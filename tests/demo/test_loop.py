@@ -63,6 +63,9 @@ def assert_whole(report: dict[str, Any]) -> None:
     assert report["exposures"] > 100
     assert report["samples_trained"] == report["exposures"]
     assert report["replica_digest_matches"] == {"shard-0": True, "shard-1": True}
+    retrieval = report["retrieval"]
+    assert retrieval["share_of_shown"]["retrieved"] > 0, "feeds hold what retrieval has learned"
+    assert retrieval["structure"]["items"] >= 2000, "also what nobody has seen"
 
 
 @pytest.mark.kafka

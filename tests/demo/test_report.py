@@ -72,6 +72,21 @@ def test_the_named_fields_are_there() -> None:
     json.dumps(report)
 
 
+def test_what_was_retrieved_is_of_all_that_was_shown() -> None:
+    recent = {"recall": 0.4, "recall_of_popular": 0.2, "items": 90.0}
+    learned = {"recent": recent, "overall": recent, "items": 2000, "version": 7, "largest_path": 12}
+    seconds = {"p50": 0.0003, "p99": 0.001}
+    shown = ({"popular": 10, "recent": 20, "retrieved": 70}, {"popular": 90, "recent": 10, "retrieved": 0})
+    more = [{**REPLICAS[0], "shown": counts, "retrieval": {"seconds": seconds}} for counts in shown]
+    replicas = (*more, None)
+    final = Snapshot(TRAINER | {"retrieval": learned}, (), (), replicas)
+    found = build_report(Outcome("simulated", 1.0, {}, 100, {}, {}, final))["retrieval"]
+    assert found["share_of_shown"] == {"popular": 0.5, "recent": 0.15, "retrieved": 0.35}
+    assert (found["recall"], found["recall_of_popular"]) == (0.4, 0.2)
+    assert found["structure"] == {"items": 2000, "version": 7, "largest_path": 12}
+    assert build_report(GOOD)["retrieval"] is None
+
+
 def changed(outcome: Outcome = GOOD, trainer: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     final = Snapshot(TRAINER | (trainer or {}), FINAL.joiners, FINAL.shards, FINAL.replicas, FINAL.restarts)
     values = {f: getattr(outcome, f) for f in outcome.__dataclass_fields__} | {"final": final} | fields

@@ -111,6 +111,11 @@ CASES = [
         [{"name": "a", "slot": 1, "source": "user.id", "ids_of": "b"}],
         ("features.slots.a.ids_of: 'b'", "one of: a"),
     ),
+    Case("retrieval.history", "none", ("retrieval.history: 'none'", "long_viewed")),
+    Case("retrieval.positives", "none", ("retrieval.positives: 'none'", "long_view")),
+    Case("retrieval.table", "embedding", ("retrieval.table: 'embedding'", "one of: retrieval")),
+    Case("parameter_server.tables.1.dim", 1, ("retrieval.table: 'retrieval' has rows of 1", "at least 2")),
+    Case("serving.popular_share", 0.9, ("serving.popular_share: 0.9", "recent_share leaves, 0.8")),
     Case("serving.candidates", 5, ("serving.candidates: 5", "feed_size, 10")),
     Case("trainer.report_period", {"start": "x", "end": "y"}, ("report_period.start: 'x'", "2022-05-01")),
     Case(

@@ -74,20 +74,22 @@ class Shards:
     def restart(self, index: int) -> None:
         self.shards[index] = Shard(self.config.parameter_server, index)
 
-    def push(self, step: int, ids: Sequence[int], value: float, completed: Sequence[int] = ()) -> None:
+    def push(
+        self, step: int, ids: Sequence[int], value: float, completed: Sequence[int] = (), table: str = TABLE
+    ) -> None:
         """One step of a trainer whose gradient is `value` everywhere; every shard is told of it."""
         wanted = np.array(ids, np.uint64)
-        dim = self.config.parameter_server.tables[0].dim
+        dim = next(t.dim for t in self.config.parameter_server.tables if t.name == table)
         for index, where in split(wanted, len(self.shards)):
             mine = wanted if where is None else wanted[where]
-            pairs = {TABLE: (mine, np.full((len(mine), dim), value, np.float32))}
+            pairs = {table: (mine, np.full((len(mine), dim), value, np.float32))}
             traces = pack(Traced(time - 2000, time, time + 4, time + 10) for time in completed)
             self.shards[index].push("trainer-0", step, pairs, 0, traces)
 
-    def vector(self, wanted: int) -> list[float]:
+    def vector(self, wanted: int, table: str = TABLE) -> list[float]:
         """An id's vector, asked of the shard that holds it."""
         ids = np.array([wanted], np.uint64)
-        (vectors,) = self.shards[int(shard_of(ids, len(self.shards))[0])].pull([(TABLE, ids)])
+        (vectors,) = self.shards[int(shard_of(ids, len(self.shards))[0])].pull([(table, ids)])
         vector: list[float] = vectors[0].tolist()
         return vector
 

@@ -249,12 +249,13 @@ def test_digests_are_the_shards_own(stage):
     assert digests == [
         {
             "shard": s.index,
-            "table": TABLE,
+            "table": table,
             "epoch": s.epoch,
             "clock": 1,
-            "digest": f"{s.digest(TABLE)[1]:016x}",
+            "digest": f"{s.digest(table)[1]:016x}",
         }
         for s in stage.shards.shards
+        for table in (TABLE, "retrieval")
     ]
 
 
@@ -278,7 +279,9 @@ def test_the_report(stage):
         "paused_at": None,
         "sparse_seconds": 1.0,
         "dense_seconds": 2.0,
-        "rows": {TABLE: len(ITEMS)},
+        "rows": {TABLE: len(ITEMS), "retrieval": 0},
+        "shown": {"popular": 0, "recent": CONFIG.serving.feed_size, "retrieved": 0},
+        "retrieval": {"items": 0, "epoch": 0, "version": 0, "seconds": {"p50": None, "p99": None}},
         "feeds": 1,
         "feature_logs": 1,
         "freshness": {"count": 1, "p50": 0.5, "p99": 0.5},

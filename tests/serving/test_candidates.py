@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.candidates import mix
+from schema.config import ReplicaConfig, ServingConfig
+from serving.candidates import Candidates, Origin
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_mix(case):
-    assert mix(case.popular, case.recent, 5, case.share) == case.expected
+    assert Candidates.mixed(case.popular, case.recent, 5, case.share).items == case.expected
 
 
 @given(
@@ -43,5 +44,39 @@ def test_mix(case):
 )
 def test_no_item_twice_and_as_many_as_there_are(popular, recent, count, share):
     popular, recent = popular[:count], recent[:count]
-    mixed = mix(popular, recent, count, share)
+    mixed = Candidates.mixed(popular, recent, count, share).items
     assert len(set(mixed)) == len(mixed) == min(count, len({*popular, *recent}))
+
+
+SERVING = ServingConfig(
+    replicas=(ReplicaConfig(port=1),), candidates=10, recent_share=0.2, popular_share=0.3, feed_size=1
+)
+
+
+def test_what_was_retrieved_leads_and_new_and_popular_items_keep_their_places():
+    mixed = Candidates.mixed(list(range(100, 110)), list(range(200, 210)), 10, 0.2)
+    led = mixed.led_by([1, 2, 3, 200, 5, 6, 7], SERVING)
+    assert led.items == (1, 2, 3, 200, 5, 201, 100, 101, 102, 6)
+    names = "".join(origin.name[2] for origin in led.origins)
+    assert names == "TTTTTCPPPT", "of an item on two lists the first counts: reTrieved, reCent, poPular"
+    assert mixed.origins == (Origin.POPULAR,) * 8 + (Origin.RECENT,) * 2
+
+
+def test_where_little_was_retrieved_the_other_lists_fill_up():
+    mixed = Candidates.mixed(list(range(100, 110)), list(range(200, 210)), 10, 0.2)
+    led = mixed.led_by([1], SERVING)
+    assert led.items[:6] == (1, 200, 201, 100, 101, 102)
+    assert len(led.items) == 10
+
+
+@given(
+    st.lists(st.integers(0, 20), unique=True, max_size=12),
+    st.lists(st.integers(0, 20), unique=True, max_size=12),
+    st.lists(st.integers(0, 20), unique=True, max_size=12),
+)
+def test_every_candidate_is_of_the_list_that_its_origin_names(retrieved, popular, recent):
+    mixed = Candidates.mixed(popular, recent, 10, 0.2)
+    led = mixed.led_by(retrieved, SERVING)
+    lists = {Origin.RETRIEVED: retrieved, Origin.RECENT: recent, Origin.POPULAR: popular}
+    assert all(item in lists[origin] for item, origin in zip(led.items, led.origins, strict=True))
+    assert len(set(led.items)) == len(led.items) == min(10, len({*retrieved, *popular, *recent}))

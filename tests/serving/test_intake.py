@@ -30,32 +30,32 @@ def skipped(stream: Stream) -> float:
 def test_popular_items_come_first_and_then_the_newest(intake):
     batches = [item(1, 10), item(2, 30), item(3, 20), did(7, "click", 3), did(8, "like", 1)]
     intake.take([message(b) for b in batches], NOW)
-    assert intake.candidates == (1, 3, 2)
+    assert intake.candidates.items == (1, 3, 2)
 
 
 def test_candidates_follow_within_a_second_also_without_further_messages(intake):
     intake.take([message(item(1))], NOW)
     intake.take([message(item(2, NOW + 1))], NOW + 100)
-    assert intake.candidates == (1,)
+    assert intake.candidates.items == (1,)
     intake.take([], NOW + 1000)
-    assert set(intake.candidates) == {1, 2}
+    assert set(intake.candidates.items) == {1, 2}
 
 
 def test_actions_of_no_task_are_not_popular_but_may_be_in_a_history(intake):
     intake.take([message(did(7, "share", 5)), message(did(7, "long_view", 6))], NOW)
-    assert intake.candidates == (6,)
+    assert intake.candidates.items == (6,)
     assert intake.histories.of(7) == {"watched": [], "long_viewed": [6], "liked": []}
 
 
 def test_exposures_come_from_feature_logs_alone(intake):
     intake.take([message(shown(7, 5, 6)), message(did(7, "exposed", 9))], NOW)
     assert intake.histories.of(7)["watched"] == [5, 6]
-    assert intake.candidates == ()
+    assert intake.candidates.items == ()
 
 
 def test_an_action_from_the_future_counts_as_of_now(intake):
     intake.take([message(did(7, "click", 1, at=NOW * 2)), message(did(7, "like", 2))], NOW)
-    assert intake.candidates == (2, 1)
+    assert intake.candidates.items == (2, 1)
     assert intake.popularity.count(1, NOW) == pytest.approx(1.0, rel=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_counted_and_skipped(intake, stream, value):
     before = skipped(stream)
     intake.take([(stream, value), message(item(2)), message(did(7, "like", 3))], NOW)
     assert skipped(stream) == before + 1
-    assert set(intake.candidates) == {2, 3}
+    assert set(intake.candidates.items) == {2, 3}
 
 
 def test_records_of_no_use_are_counted_and_the_others_of_their_message_taken(intake):
@@ -100,7 +100,7 @@ def test_records_of_no_use_are_counted_and_the_others_of_their_message_taken(int
         NOW,
     )
     assert (skipped(Stream.CATALOGUE), skipped(Stream.LOGS)) == (before[0] + 1, before[1] + 1)
-    assert intake.candidates == (2,)
+    assert intake.candidates.items == (2,)
     assert intake.histories.of(7)["watched"] == [3]
 
 
@@ -110,4 +110,4 @@ def test_a_batch_of_many_kinds(intake):
     )
     intake.take([message(ActionBatch(7, actions))], NOW + 10)
     assert intake.histories.of(7) == {"watched": [], "long_viewed": [2], "liked": [1, 3]}
-    assert intake.candidates == (3, 1, 2, 0)
+    assert intake.candidates.items == (3, 1, 2, 0)

@@ -18,9 +18,23 @@ TASKS = ("click", "like")
 DIM = 4
 
 
-def config(run_dir: Path | str = "run", **trainer: Any) -> Config:
+RETRIEVAL: dict[str, Any] = {
+    "history": "seen",
+    "nodes": 4,
+    "paths": 2,
+    "beam": 4,
+    "hidden": 4,
+    "negatives": 3,
+    "scored_paths": 8,
+    "score_beam": 16,
+    "placement_rows": 10,
+}
+
+
+def config(run_dir: Path | str = "run", *, retrieval: dict[str, Any] | None = None, **trainer: Any) -> Config:
     return parse_config(
         {
+            **({} if retrieval is None else {"retrieval": retrieval}),
             "run_dir": str(run_dir),
             "features": {
                 "slots": [
@@ -34,7 +48,7 @@ def config(run_dir: Path | str = "run", **trainer: Any) -> Config:
             "tasks": [{"name": name, "actions": [name]} for name in TASKS],
             "parameter_server": {
                 "shards": [{"port": 1, "ops_port": 2}, {"port": 3, "ops_port": 4}],
-                "tables": [{"name": "embedding", "dim": DIM}],
+                "tables": [{"name": "embedding", "dim": DIM}, {"name": "retrieval", "dim": DIM}],
             },
             "model": {"experts": 2, "expert_hidden": [6], "head_hidden": []},
             "serving": {"replicas": [{"port": 5}]},

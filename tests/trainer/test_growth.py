@@ -41,7 +41,7 @@ class World:
         self.shard = Shard(settings.parameter_server, 0)
         self.learner = Learner(settings, self)
         blocks = [block(offset, user=offset) for offset in range(2)]
-        kept = [piece(b, b.mask_matrix().astype(np.float32)) for b in blocks]
+        kept = [piece(b, b.mask) for b in blocks]
         self.pieces: list[Piece] = [p for p in kept if p is not None]
         self.step = 0
 

@@ -27,12 +27,13 @@ from runtime.processes import die_with_parent
 from schema.codec import TRAINING_SAMPLES
 from schema.config import Config, KafkaConfig, ParameterServerConfig, ShardConfig
 from schema.config_file import dump_config
+from schema.errors import ConfigError
 from tests.polling import wait_until
 from tests.trainer.fakes import Clock, FakeServer, Killer
-from tests.trainer.make import JoinerModel, config
+from tests.trainer.make import RETRIEVAL, JoinerModel, config
 from trainer.dedup import DuplicateFilter
 from trainer.errors import DeviceMissing
-from trainer.ranks import Alone, mine, of_rank
+from trainer.ranks import Alone, joined, mine, of_rank
 from trainer.step import Learner
 
 SECONDS = 90
@@ -55,6 +56,12 @@ def test_ranks_have_ids_folders_and_ports_of_their_own():
     assert (one.run_dir, two.run_dir) == ("run/rank-0", "run/rank-1")
     assert one.trainer.trainer_id != two.trainer.trainer_id
     assert two.trainer.ops_port == one.trainer.ops_port + 1
+
+
+def test_several_that_would_learn_retrieval_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"retrieval: configured, .* 2 trainers.*; legal is one trainer"):
+        joined(config(retrieval=RETRIEVAL))
 
 
 def test_without_rows_nothing_is_learned():

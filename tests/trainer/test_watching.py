@@ -27,7 +27,7 @@ def evaluation() -> Evaluation:
         surfaces, users = rng.integers(0, 2, 500), rng.integers(0, 20, 500)
         made.update(p, labels, mask, np.full(500, day * DAY))
         made.update_surfaces(p, labels, mask, surfaces)
-        made.recent.update(p, labels, mask, users)
+        made.by_user.update(p, labels, mask, np.ones(500, "f4"), users)
     return made
 
 
@@ -46,7 +46,7 @@ def test_prometheus_shows_all_rows_the_newest_window_and_surfaces():
             for surface in ("0", "1"):
                 want = report["surfaces"][surface][name][task]
                 assert shown(f"surface_{name}", task=task, surface=surface) == want
-        assert shown("user_grouped_auc", task=task) == made.grouped_auc()[task]
+        assert shown("user_grouped_auc", task=task) == made.by_user.report()[task]
 
 
 def test_a_log_for_tensorboard_has_the_same_numbers(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_a_log_for_tensorboard_has_the_same_numbers(tmp_path, monkeypatch):
     assert written["overall/auc/click"] == (report["overall"]["auc"]["click"], 7)
     assert written["window/calibration/like"] == (report["windows"][-1]["calibration"]["like"], 7)
     assert written["surface 1/log_loss/like"] == (report["surfaces"]["1"]["log_loss"]["like"], 7)
-    assert written["recent/user_grouped_auc/click"] == (made.grouped_auc()["click"], 7)
+    assert written["recent/user_grouped_auc/click"] == (made.by_user.report()["click"], 7)
     assert written["closed"] == str(tmp_path)
 
 

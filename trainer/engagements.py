@@ -1,0 +1,174 @@
+"""What a batch says to retrieval: which items were shown, and who engaged with which, after what history.
+
+Pure: samples in, arrays out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.retrieval.items import WIDTH, Contents, Parts, packed_ids
+from models.retrieval.structure import PathStructure
+from schema.config import Config, RetrievalConfig
+from schema.ids import VALUE_LIMIT
+from schema.records import I64, U64, IdColumn
+from trainer.entries import Piece, Rows
+
+_VALUES: Final = np.uint64(VALUE_LIMIT - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Engagements:
+    """n distinct items, and m engagements of R users.
+
+    `shown` i64 (n,), ascending, with their feature ids `contents` u64 (n, WIDTH). Of the users, whose
+    requests (their number is `requests`) have at least one engagement: the items of all histories `history`
+    i64 (total,), whose those are `owners` i64 (total,), and `own` u64 (R,), the users' own feature ids, 0 for
+    none; None if not wanted. Of the pairs, in order: `users` i64 (m,), and the items `engaged` i64 (m,).
+    """
+
+    shown: I64
+    contents: U64
+    requests: int
+    history: I64
+    owners: I64
+    own: U64 | None
+    users: I64
+    engaged: I64
+
+    def joined(self, items: I64, contents: U64) -> Engagements:
+        """With further `items` (k,) and their feature ids (k, WIDTH); what is shown stays as it is."""
+        new = ~np.isin(items, self.shown)
+        shown = np.concatenate([self.shown, items[new]])
+        order = np.argsort(shown)
+        both = np.concatenate([self.contents, contents[new]])
+        return replace(self, shown=shown[order], contents=both[order])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Engagements that wait for the rows of all who take part.
+
+    `items` i64 (n,) are these, made of `parts`, where the users' own ids follow behind them; `new` bool (n,)
+    says which are not on the structure. `shown`, `contents`, `users` and `engaged` are as above. What is left
+    are places in `items`: of the histories (total,), which start at `starts` (R,), of the users' own ids (R,)
+    in `parts`, of the softmax's candidates (c,), of the items drawn evenly (k,); and `positives` i64 (m,),
+    the places of the pairs' items among the candidates.
+    """
+
+    items: I64
+    parts: Parts
+    new: NDArray[np.bool_]
+    shown: I64
+    contents: U64
+    history: I64
+    starts: I64
+    own: I64 | None
+    candidates: I64
+    drawn: I64
+    users: I64
+    engaged: I64
+    positives: I64
+
+
+class EngagementReader:
+    """Reads batches as the configuration's retrieval section says.
+
+    The value of a history's feature id is the item's id, so an item whose id has more than 48 bits is learned
+    and found, but helps to find no other.
+    """
+
+    def __init__(self, config: Config, retrieval: RetrievalConfig) -> None:
+        slots = config.features.slots
+        names = [task.name for task in config.tasks]
+        self._task = names.index(retrieval.positives or names[0])
+        source = f"history.{retrieval.history}"
+        self._history = next(s.slot for s in slots if s.source == source)
+        self._own = next((s.slot for s in slots if s.source == "user.id" and retrieval.user_id), None)
+        self._items = [s.slot for s in slots if s.source.startswith("item.")]
+
+    def read(self, pieces: Sequence[Piece]) -> Engagements:
+        """What `pieces` say, of which there is at least one."""
+        rows = Rows(pieces)
+        items, owners = rows.items(), rows.each(range(len(pieces)))
+        shown, first = np.unique(items, return_index=True)
+        engaged = (rows.labels()[:, self._task] > 0) & (rows.mask()[:, self._task] > 0)
+        numbers, users = np.unique(owners[engaged], return_inverse=True)
+        active = [pieces[number] for number in numbers.tolist()]
+        histories = [_context(p, self._history) & _VALUES for p in active]
+        return Engagements(
+            shown,
+            packed_ids(self._columns(pieces), len(items))[first],
+            len(active),
+            np.concatenate([np.empty(0, np.uint64), *histories]).astype(np.int64),
+            np.repeat(np.arange(len(active)), [len(h) for h in histories]),
+            None if self._own is None else np.array([_first(p, self._own) for p in active], np.uint64),
+            users,
+            items[engaged],
+        )
+
+    def _columns(self, pieces: Sequence[Piece]) -> list[tuple[U64, I64]]:
+        """The ids of each item slot over all rows, and how many each row has."""
+        columns = []
+        for slot in self._items:
+            values, lengths = [], []
+            for p in pieces:
+                rows, column = len(p), _column(p.features.items, slot)
+                values.append(np.empty(0, np.uint64) if column is None else column.values())
+                lengths.append(np.zeros(rows, np.int64) if column is None else column.row_lengths(rows))
+            columns.append((np.concatenate(values), np.concatenate(lengths)))
+        return columns
+
+
+def wanted(read: Engagements, drawn: I64, structure: PathStructure, contents: Contents) -> Wanted:
+    """What is needed to learn from `read`, with the distinct items `drawn` as further candidates.
+
+    Of histories the items count of which something is known: those on the structure, or in the batch.
+    """
+    known = (structure.rows_of(read.history) >= 0) | np.isin(read.history, read.shown)
+    history = read.history[known]
+    items = np.unique(np.concatenate([read.shown, history, drawn]))
+    rows = structure.rows_of(items)
+    packed = np.zeros((len(items), WIDTH), np.uint64)
+    packed[rows >= 0] = contents.of(rows[rows >= 0])
+    packed[np.searchsorted(items, read.shown)] = read.contents
+    candidates = np.unique(np.concatenate([read.engaged, drawn]))
+    own = None
+    if read.own is not None:
+        own = len(items) + np.arange(read.requests)
+        packed = np.concatenate([packed, np.pad(read.own[:, None], ((0, 0), (0, WIDTH - 1)))])
+    return Wanted(
+        items,
+        Parts.of(packed),
+        rows < 0,
+        read.shown,
+        read.contents,
+        np.searchsorted(items, history),
+        np.searchsorted(read.owners[known], np.arange(read.requests)),
+        own,
+        np.searchsorted(items, candidates),
+        np.searchsorted(items, drawn),
+        read.users,
+        read.engaged,
+        np.searchsorted(candidates, read.engaged),
+    )
+
+
+def _column(columns: Sequence[IdColumn], slot: int) -> IdColumn | None:
+    return next((column for column in columns if column.slot == slot), None)
+
+
+def _context(p: Piece, slot: int) -> U64:
+    column = _column(p.features.context, slot)
+    return np.empty(0, np.uint64) if column is None else column.values()
+
+
+def _first(p: Piece, slot: int) -> int:
+    """The first id of a context slot, 0 for none."""
+    values = _context(p, slot)
+    return int(values[0]) if len(values) else 0
