@@ -132,7 +132,7 @@ def test_a_replica_behind_the_chain_takes_the_whole_structure(stage, trainer):
 @pytest.mark.parametrize("damaged", [RETRIEVAL, STRUCTURE])
 def test_a_damaged_payload_changes_nothing_and_the_next_round_is_whole(stage, trainer, damaged):
     before, version = stage.replica.parameters.retrieval, stage.replica.parameters.version
-    trainer.retrieval.forget_published()
+    trainer.retrieval.restore(trainer.retrieval.saved())
     trainer.move(100, 7, 8, 9)
     stage.replica.parameters._updates.forget()
     trainer.publish(damage=damaged)
@@ -145,7 +145,7 @@ def test_a_damaged_payload_changes_nothing_and_the_next_round_is_whole(stage, tr
     stage.replica.sync.run_round(dense=False)
     assert stage.replica.parameters.retrieval.learned is before.learned
     assert stage.replica.parameters.version.dense == version.dense
-    trainer.retrieval.forget_published()
+    trainer.retrieval.restore(trainer.retrieval.saved())
     trainer.publish()
     stage.replica.sync.run_round()
     assert trainer.equals(stage)

@@ -23,13 +23,13 @@ GROW_AT = 4
 
 def growing(kind: str = "rowwise_adagrad") -> Config:
     base = config()
-    (table,) = base.parameter_server.tables
+    table, *others = base.parameter_server.tables
     optimizer = OptimizerConfig(kind=kind)  # type: ignore[arg-type]
     table = msgspec.structs.replace(
         table, widths=(NARROW, DIM), grow_at=(GROW_AT,), optimizer=optimizer, init_scale=0.5
     )
     server = msgspec.structs.replace(
-        base.parameter_server, tables=(table,), shards=(ShardConfig(port=1, ops_port=2),)
+        base.parameter_server, tables=(table, *others), shards=(ShardConfig(port=1, ops_port=2),)
     )
     return msgspec.structs.replace(base, parameter_server=server)
 
