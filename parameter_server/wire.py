@@ -65,7 +65,8 @@ def decode_blocks(batch: pa.RecordBatch) -> list[Block]:
         raise InvalidRequest(f"columns: {error}") from error
     tables, ids, values = batch.columns
     _refuse_nulls({"table": tables, "ids": ids, "values": values})
-    return [Block(table, _item(ids, row), _item(values, row)) for row, table in enumerate(tables.to_pylist())]
+    names: list[Any] = tables.to_pylist()
+    return [Block(table, _item(ids, row), _item(values, row)) for row, table in enumerate(names)]
 
 
 def _describe(schema: pa.Schema) -> str:
