@@ -41,7 +41,7 @@ class World:
         self.shard = Shard(settings.parameter_server, 0)
         self.learner = Learner(settings, self)
         blocks = [block(offset, user=offset) for offset in range(2)]
-        kept = [piece(b, b.mask_matrix().astype(np.float32)) for b in blocks]
+        kept = [piece(b, b.mask) for b in blocks]
         self.pieces: list[Piece] = [p for p in kept if p is not None]
         self.step = 0
 
@@ -59,7 +59,7 @@ class World:
 
     def train(self) -> None:
         computed = self.compute()
-        self.learner.apply()
+        self.learner.apply(len(self.pieces))
         self.push(computed)
 
     def widths(self) -> set[int]:
@@ -85,7 +85,7 @@ def test_a_row_that_grows_changes_no_output_and_then_learns(kind: str) -> None:
     assert after.gradients is not None
     _, gradients = after.gradients[TABLE]
     assert (gradients[:, NARROW:] != 0).any(axis=1).all(), "every new block has a gradient"
-    world.learner.apply()
+    world.learner.apply(len(world.pieces))
     world.push(after)
     assert (world.pull(TABLE, ids)[:, NARROW:] != 0).any(axis=1).all(), "and so learns"
     assert not np.array_equal(world.compute().predictions, before.predictions)
