@@ -68,7 +68,7 @@ def _fields(outcome: Outcome) -> Report:
         "baseline_auc_overall": (baseline.get("overall") or {}).get("auc"),
         "freshness_seconds": _freshness(outcome),
         "restarts": {name: n for name, n in outcome.final.restarts.items() if n},
-        "lost": trainer.get("lost", []),
+        "returns": trainer.get("returns", 0),
     }
 
 
