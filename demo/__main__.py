@@ -91,7 +91,7 @@ def _summary(console: Console, written: dict[str, Any]) -> None:
         table.add_row(name, value, " and ".join(bounds), "yes" if bar["met"] else "NO")
     console.print(table)
     names = ("exposures", "samples_trained", "duplicates_dropped", "dead_letters", "auc", "baseline_auc")
-    for name in (*names, "calibration", "replica_digest_matches", "restarts", "lost"):
+    for name in (*names, "calibration", "replica_digest_matches", "restarts", "returns"):
         console.print(f"{name}: {json.dumps(written[name])}", highlight=False, soft_wrap=True)
     for name in ("retrieval", "served_interest", "trend_recovery_seconds"):
         if written[name] is not None:

@@ -71,7 +71,7 @@ def _fields(outcome: Outcome) -> Report:
         "user_auc": trainer.get("user_auc"),
         "retrieval": _retrieval(outcome),
         "restarts": {name: n for name, n in outcome.final.restarts.items() if n},
-        "lost": trainer.get("lost", []),
+        "returns": trainer.get("returns", 0),
     }
 
 

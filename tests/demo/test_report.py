@@ -33,7 +33,7 @@ TRAINER = {
     "period": metrics(0.75),
     "baseline": {"overall": metrics(0.69), "period": metrics(0.72)},
     "windows": [],
-    "lost": [],
+    "returns": 0,
     "lag": 0,
 }
 REPLICAS = (

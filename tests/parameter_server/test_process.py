@@ -145,6 +145,7 @@ def test_sigterm_checkpoints_and_a_restart_has_it_all(tmp_path: Path) -> None:
         assert report == client.shard_state(0)._asdict() | {
             "index": 0,
             "rows": {"embedding": 0, "wide": 500},
+            "evictions": 0,
         }
         digests = httpx.get(f"{ops}/report/digest", timeout=5).json()
         assert digests["wide"] == {"clock": before[0], "digest": before[1]}

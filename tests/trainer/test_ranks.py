@@ -130,7 +130,7 @@ def _reports(settings: Config) -> list[dict[str, Any]] | None:
                 found.append(json.load(reply))
         except (urllib.error.URLError, ConnectionError):
             return None
-    return found if all(r["lag"] == 0 for r in found) else None
+    return found if all(r.get("lag") == 0 for r in found) else None
 
 
 @pytest.mark.kafka
