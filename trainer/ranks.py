@@ -113,8 +113,8 @@ def joined(config: Config) -> Ranks:
         return Alone()
     if config.retrieval is not None:
         raise ConfigError(
-            f"retrieval: configured, and torchrun has started {os.environ['WORLD_SIZE']} trainers, each of which "
-            "would learn a structure of its own; legal is one trainer, or no section retrieval"
+            f"retrieval: configured, and torchrun has started {os.environ['WORLD_SIZE']} trainers, each of "
+            "which would learn a structure of its own; legal is one trainer, or no section retrieval"
         )
     # a rank may have to wait for as long as another one waits for a shard
     patience = config.parameter_server.retry_seconds + _PATIENCE_SECONDS

@@ -23,7 +23,7 @@ GROW_AT = 4
 
 def growing(kind: str = "rowwise_adagrad") -> Config:
     base = config()
-    (table,) = base.parameter_server.tables
+    table = base.parameter_server.tables[0]
     optimizer = OptimizerConfig(kind=kind)  # type: ignore[arg-type]
     table = msgspec.structs.replace(
         table, widths=(NARROW, DIM), grow_at=(GROW_AT,), optimizer=optimizer, init_scale=0.5
