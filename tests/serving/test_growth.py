@@ -20,9 +20,11 @@ NARROW, GROW_AT = 4, 3
 
 def growing(form: ReplicaRows) -> Config:
     server = CONFIG.parameter_server
-    (table,) = server.tables
+    table = next(t for t in server.tables if t.name == TABLE)
     table = msgspec.structs.replace(table, widths=(NARROW, table.dim), grow_at=(GROW_AT,), init_scale=0.5)
-    server = msgspec.structs.replace(server, tables=(table,), replica_rows=form)
+    server = msgspec.structs.replace(
+        server, tables=tuple(table if t.name == TABLE else t for t in server.tables), replica_rows=form
+    )
     return msgspec.structs.replace(CONFIG, parameter_server=server)
 
 

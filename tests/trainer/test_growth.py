@@ -59,7 +59,7 @@ class World:
 
     def train(self) -> None:
         computed = self.compute()
-        self.learner.apply()
+        self.learner.apply(sum(map(len, self.pieces)))
         self.push(computed)
 
     def widths(self) -> set[int]:
