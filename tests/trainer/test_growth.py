@@ -85,7 +85,7 @@ def test_a_row_that_grows_changes_no_output_and_then_learns(kind: str) -> None:
     assert after.gradients is not None
     _, gradients = after.gradients[TABLE]
     assert (gradients[:, NARROW:] != 0).any(axis=1).all(), "every new block has a gradient"
-    world.learner.apply()
+    world.learner.apply(sum(map(len, world.pieces)))
     world.push(after)
     assert (world.pull(TABLE, ids)[:, NARROW:] != 0).any(axis=1).all(), "and so learns"
     assert not np.array_equal(world.compute().predictions, before.predictions)
