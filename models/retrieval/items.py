@@ -6,7 +6,7 @@ known of it (author, tag, …), so that one without a single engagement is alrea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,9 +44,9 @@ def packed_ids(columns: Iterable[tuple[U64, I64]], rows: int) -> U64:
     return packed
 
 
-def packed_row(slots: Iterable[Sequence[int]]) -> list[int]:
-    """As `packed_ids`, of one item."""
-    ids = [i for slot in slots for i in slot][:WIDTH]
+def packed_row(slots: Iterable[bytes]) -> list[int]:
+    """As `packed_ids`, of one item; `slots` are the ids <u8 (n,) of each, in order."""
+    ids: list[int] = np.frombuffer(b"".join(slots), "<u8")[:WIDTH].tolist()
     return ids + [0] * (WIDTH - len(ids))
 
 

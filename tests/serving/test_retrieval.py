@@ -85,7 +85,11 @@ def test_a_first_round_brings_structure_weights_and_the_vectors_of_its_items(sta
     served = stage.replica.parameters.retrieval
     for row, item_id in enumerate(ITEMS):
         encoded = stage.intake.catalogue.item(item_id)
-        rows = [stage.shards.vector(i, "retrieval") for ids in encoded.ids for i in ids]
+        rows = [
+            stage.shards.vector(i, "retrieval")
+            for slot in range(len(encoded.ids))
+            for i in encoded.slot(slot)
+        ]
         wanted = np.sum(np.array(rows, np.float32), axis=0)
         np.testing.assert_allclose(served.reranker.vectors[row], wanted[:-1], rtol=1e-5)
         np.testing.assert_allclose(served.reranker.bias[row], wanted[-1], rtol=1e-5)
@@ -230,7 +234,10 @@ def test_a_profile_that_changes_changes_the_item_s_vector(stage, trainer):
     stage.replica.sync.run_round(dense=False)
     after = stage.replica.parameters.retrieval.reranker.vectors
     assert not np.allclose(after[0], before)
-    rows = [stage.shards.vector(i, "retrieval") for ids in stage.intake.catalogue.item(100).ids for i in ids]
+    encoded = stage.intake.catalogue.item(100)
+    rows = [
+        stage.shards.vector(i, "retrieval") for slot in range(len(encoded.ids)) for i in encoded.slot(slot)
+    ]
     np.testing.assert_allclose(after[0], np.sum(rows, axis=0)[:-1], rtol=1e-4, atol=1e-6)
 
 

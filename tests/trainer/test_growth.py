@@ -23,13 +23,13 @@ GROW_AT = 4
 
 def growing(kind: str = "rowwise_adagrad") -> Config:
     base = config()
-    table, *others = base.parameter_server.tables
+    table = base.parameter_server.tables[0]
     optimizer = OptimizerConfig(kind=kind)  # type: ignore[arg-type]
     table = msgspec.structs.replace(
         table, widths=(NARROW, DIM), grow_at=(GROW_AT,), optimizer=optimizer, init_scale=0.5
     )
     server = msgspec.structs.replace(
-        base.parameter_server, tables=(table, *others), shards=(ShardConfig(port=1, ops_port=2),)
+        base.parameter_server, tables=(table,), shards=(ShardConfig(port=1, ops_port=2),)
     )
     return msgspec.structs.replace(base, parameter_server=server)
 
@@ -59,7 +59,7 @@ class World:
 
     def train(self) -> None:
         computed = self.compute()
-        self.learner.apply(len(self.pieces))
+        self.learner.apply(sum(map(len, self.pieces)))
         self.push(computed)
 
     def widths(self) -> set[int]:
@@ -85,7 +85,7 @@ def test_a_row_that_grows_changes_no_output_and_then_learns(kind: str) -> None:
     assert after.gradients is not None
     _, gradients = after.gradients[TABLE]
     assert (gradients[:, NARROW:] != 0).any(axis=1).all(), "every new block has a gradient"
-    world.learner.apply(len(world.pieces))
+    world.learner.apply(sum(map(len, world.pieces)))
     world.push(after)
     assert (world.pull(TABLE, ids)[:, NARROW:] != 0).any(axis=1).all(), "and so learns"
     assert not np.array_equal(world.compute().predictions, before.predictions)
@@ -100,14 +100,14 @@ def test_the_projections_are_the_learners_and_in_its_checkpoint() -> None:
     assert set(weights) == {"user", "video", "seen"}
     assert not any(torch.equal(weight, torch.eye(DIM)) for weight in weights.values()), "they have learned"
 
-    image = TrainerState(settings, world.learner).image()
+    image = TrainerState(settings, world.learner, 1).image()
     other = World(settings).learner
-    TrainerState(settings, other).restore(image)
+    TrainerState(settings, other, 1).restore(image)
     for name, weight in weights.items():
         assert torch.equal(other.model.projections[name].weight, weight)
     plain = config()
     with pytest.raises(RecoveryError, match=r"projections\.user\.weight"):
-        TrainerState(plain, Learner(plain, world)).restore(image)
+        TrainerState(plain, Learner(plain, world), 1).restore(image)
 
 
 def test_tables_of_one_width_have_no_projection() -> None:

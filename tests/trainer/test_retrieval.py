@@ -36,7 +36,9 @@ class Catalogue:
     """Items that nobody has seen, from the beginning in every life."""
 
     def __init__(self) -> None:
-        self._waiting = [Arrival(i, packed_row([(feature_id(2, i),)])) for i in range(1000, 1600)]
+        self._waiting = [
+            Arrival(i, packed_row([column([feature_id(2, i)], "<u8")])) for i in range(1000, 1600)
+        ]
 
     def take(self, known: Callable[[int], bool]) -> Arrived:
         fresh = [a for a in self._waiting if not known(a.item)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,10 @@ from models.retrieval.items import WIDTH, Contents, Parts, packed_ids, packed_ro
 SLOTS = st.lists(st.lists(st.integers(1, 2**64 - 1), max_size=4), min_size=3, max_size=3)
 
 
+def row(item: Sequence[Sequence[int]]) -> list[int]:
+    return packed_row(np.array(ids, "<u8").tobytes() for ids in item)
+
+
 @given(st.lists(SLOTS, max_size=6))
 def test_many_items_are_packed_as_one_is(items):
     columns = []
@@ -18,13 +24,13 @@ def test_many_items_are_packed_as_one_is(items):
         ids = [i for item in items for i in item[slot]]
         columns.append((np.array(ids, np.uint64), np.array([len(item[slot]) for item in items], np.int64)))
     packed = packed_ids(columns, len(items))
-    assert packed.tolist() == [packed_row(item) for item in items]
+    assert packed.tolist() == [row(item) for item in items]
     assert packed.shape == (len(items), WIDTH)
 
 
 @given(st.lists(SLOTS, max_size=6), st.integers(0, 3))
 def test_an_item_is_the_sum_of_the_rows_of_its_ids(items, seed):
-    packed = np.array([packed_row(item) for item in items], np.uint64).reshape(-1, WIDTH)
+    packed = np.array([row(item) for item in items], np.uint64).reshape(-1, WIDTH)
     parts = Parts.of(packed)
     assert parts.ids.tolist() == sorted({i for row in packed.tolist() for i in row if i})
     rows = np.random.default_rng(seed).normal(size=(len(parts.ids), 3)).astype(np.float32)
