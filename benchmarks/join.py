@@ -184,6 +184,11 @@ class Sides:
             idle_seconds=600,
             ops_port=free_port(),
         )
+        # a joiner takes what lies in its samples for emitted, so each run has a topic of its own
+        samples = kafka.topics.training_samples
+        samples = msgspec.structs.replace(samples, name=f"{samples.name}-{self._runs}")
+        topics = msgspec.structs.replace(kafka.topics, training_samples=samples)
+        kafka = msgspec.structs.replace(kafka, topics=topics)
         local = load_config(ROOT / "configs/local.yaml")
         return msgspec.structs.replace(local, kafka=kafka, run_dir=str(folder), streaming=streaming)
 
