@@ -101,7 +101,7 @@ def test_weights_and_structure_are_published_before_the_ranker_of_their_version(
 
 def test_what_the_catalogue_tells_is_in_the_journal(tmp_path):
     """A trainer that dies with a step in the journal takes that step's arrivals again, whatever comes then."""
-    with world(tmp_path, stream(0), (13,), retrieval=make.RETRIEVAL, arrivals=Catalogue) as made:
+    with world(tmp_path, stream(0), (20,), retrieval=make.RETRIEVAL, arrivals=Catalogue) as made:
         with pytest.raises(Killed):
             made.life()
         made.arrivals = None
