@@ -45,7 +45,7 @@ class Shards:
         )
         base = load_config(CONFIGS / "local.yaml")
         self.config: Config = msgspec.structs.replace(
-            base, parameter_server=self.settings, run_dir=str(folder / "run")
+            base, parameter_server=self.settings, retrieval=None, run_dir=str(folder / "run")
         )
         self.path = folder / "config.yaml"
         dump_config(self.config, self.path)

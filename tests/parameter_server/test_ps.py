@@ -47,6 +47,7 @@ class Deployment:
         self.config: Config = msgspec.structs.replace(
             base,
             parameter_server=self.settings,
+            retrieval=None,
             run_dir=str(folder / "run"),
             serving=ServingConfig(replicas=(ReplicaConfig(port=self.replica.port), away)),
         )

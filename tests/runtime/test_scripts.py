@@ -22,9 +22,11 @@ _WRAPPERS = [
     "ps",
     "render-k8s",
     "replay",
+    "rollback",
     "simulate",
     "soak",
     "test",
+    "train",
 ]
 
 
@@ -82,6 +84,8 @@ def test_no_script_is_without_a_test():
         ("replay --speed max", "-m simulation.replay --speed max"),
         ("simulate", "-m simulation.simulate"),
         ("explain abc", "-m serving.explain abc"),
+        ("rollback configs/local.yaml --list", "-m trainer.rollback configs/local.yaml --list"),
+        ("train configs/local.yaml", "-m trainer configs/local.yaml"),
         ("render-k8s configs/cluster.yaml", "-m runtime.kubernetes configs/cluster.yaml"),
         ("test --slow tests/x.py", "-m pytest --slow tests/x.py"),
     ],

@@ -100,14 +100,14 @@ def test_the_projections_are_the_learners_and_in_its_checkpoint() -> None:
     assert set(weights) == {"user", "video", "seen"}
     assert not any(torch.equal(weight, torch.eye(DIM)) for weight in weights.values()), "they have learned"
 
-    image = TrainerState(settings, world.learner, 1).image()
+    image = TrainerState(settings, world.learner).image()
     other = World(settings).learner
-    TrainerState(settings, other, 1).restore(image)
+    TrainerState(settings, other).restore(image)
     for name, weight in weights.items():
         assert torch.equal(other.model.projections[name].weight, weight)
     plain = config()
     with pytest.raises(RecoveryError, match=r"projections\.user\.weight"):
-        TrainerState(plain, Learner(plain, world), 1).restore(image)
+        TrainerState(plain, Learner(plain, world)).restore(image)
 
 
 def test_tables_of_one_width_have_no_projection() -> None:
