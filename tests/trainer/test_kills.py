@@ -79,7 +79,10 @@ def kill(deployment: Deployment, rng: random.Random) -> str:
         deployment.kill_trainer()
         deployment.trainer()
     else:
+        before = (deployment.report() or {}).get("returns", 0)
         deployment.kill_shard(int(victim[-1]))
+        # an idle trainer looks every 2 s; until then it would report what the shard no longer has
+        wait_until(lambda: (deployment.report() or {}).get("returns", 0) > before, BUSY_SECONDS)
     wait_until(deployment.consuming, BUSY_SECONDS)
     return victim
 
