@@ -14,18 +14,7 @@ import numpy as np
 
 from parameter_server.kernels.prefetch import GROUP
 from parameter_server.kernels.rows import touch_row
-from parameter_server.kernels.search import (
-    FIRST,
-    LAST,
-    SECOND,
-    ask,
-    ask_row,
-    hash_all,
-    names,
-    probe,
-    probe_other,
-    settled,
-)
+from parameter_server.kernels.search import LAST, SECOND, ask_row, confirmed, hash_all, stages
 from parameter_server.kernels.signatures import (
     F32_MATRIX_IN,
     F32_MATRIX_OUT,
@@ -120,23 +109,14 @@ def find_and_update(
     missing = np.int64(0)
     hash_all(wanted, hashes)
     for ahead in range(n + LAST):
-        if ahead < n:
-            ask(new, hashes[ahead])
-        i = ahead - FIRST
-        if 0 <= i < n:
-            rows[i] = probe(new, records, flat, width, hashes[i])
+        stages(new, records, flat, width, hashes, rows, ahead)
         i = ahead - SECOND
-        if 0 <= i < n:
-            if rows[i] < 0:
-                rows[i] = probe_other(new, records, flat, width, hashes[i])
-            if offset == 0 and rows[i] >= 0:
-                ask_row(state, stride, rows[i])
+        if offset == 0 and 0 <= i < n and rows[i] >= 0:
+            ask_row(state, stride, rows[i])
         i = ahead - LAST
         if i >= 0:
-            row = rows[i]
-            if not names(records, row, wanted[i]):
-                row = settled(old, new, sequence, records, wanted[i], hashes[i])
-                rows[i] = row
+            row = confirmed(old, new, sequence, records, rows[i], wanted[i], hashes[i])
+            rows[i] = row
             if row < 0:
                 missing += 1
             else:

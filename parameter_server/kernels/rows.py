@@ -10,18 +10,7 @@ import numpy as np
 from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import mix64, unit_uniform
 from parameter_server.kernels.prefetch import GROUP, prefetch
-from parameter_server.kernels.search import (
-    FIRST,
-    LAST,
-    SECOND,
-    ask,
-    ask_row,
-    hash_all,
-    names,
-    probe,
-    probe_other,
-    settled,
-)
+from parameter_server.kernels.search import LAST, ask_row, confirmed, hash_all, stages
 from parameter_server.kernels.signatures import (
     F32,
     F32_MATRIX_IN,
@@ -101,19 +90,10 @@ def lookup(
     wide = np.uint64(dim)
     hash_all(wanted, hashes)
     for ahead in range(n + LAST):
-        if ahead < n:
-            ask(new, hashes[ahead])
-        i = ahead - FIRST
-        if 0 <= i < n:
-            rows[i] = probe(new, records, flat, dim, hashes[i])
-        i = ahead - SECOND
-        if 0 <= i < n and rows[i] < 0:
-            rows[i] = probe_other(new, records, flat, dim, hashes[i])
+        stages(new, records, flat, dim, hashes, rows, ahead)
         i = ahead - LAST
         if i >= 0:
-            row = rows[i]
-            if not names(records, row, wanted[i]):
-                row = settled(old, new, sequence, records, wanted[i], hashes[i])
+            row = confirmed(old, new, sequence, records, rows[i], wanted[i], hashes[i])
             if row >= 0:
                 start = np.uint64(row) * wide
                 for j in range(wide):

@@ -3,7 +3,7 @@
 `cuckoo.py` says how an index is laid out, and what a writer beside a reader does. The ids of a batch follow
 one another through the stages at the distances FIRST, SECOND and LAST: each stage asks for what the next one
 reads, so that cache misses overlap, with each other and with the work of the last stage. The tag of a row
-found by `probe` fits; that its record has the id is for the last stage to see, which calls `settled` if not.
+found by `stages` fits; that its record has the id is for `confirmed` to see, which calls `settled` if not.
 
 Places in arrays are reckoned in uint64: numba lets a signed index count from the end, and reading a row by
 such indices takes a gather where a vector load would do.
@@ -67,7 +67,7 @@ def settled(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, hashed
 
 
 @inlined
-def names(records: Any, row: Any, wanted: Any) -> Any:
+def _names(records: Any, row: Any, wanted: Any) -> Any:
     """Whether the record of `row`, -1 for none, has the id `wanted`."""
     place = np.uint64(row) * np.uint64(RECORD)
     return place < np.uint64(len(records)) and records[place] == wanted
@@ -88,7 +88,7 @@ def hash_all(wanted: Any, hashes: Any) -> None:
 
 
 @inlined
-def ask(slots: Any, hashed: Any) -> None:
+def _ask(slots: Any, hashed: Any) -> None:
     """First stage: ask for the first bucket.
 
     No other is asked for at first: inserts prefer it, so that it mostly has the id.
@@ -113,7 +113,7 @@ def _ask_record(records: Any, vectors: Any, dim: Any, row: Any) -> None:
 
 
 @inlined
-def probe(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
+def _probe(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
     """Second stage: the row whose tag fits in the first bucket, or -1; ask for the row or the other bucket.
 
     A row's record and its `dim` values in the flat `vectors` are asked for.
@@ -129,13 +129,38 @@ def probe(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
 
 
 @inlined
-def probe_other(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
-    """Third stage: as `probe`, in the other bucket; for ids of which the first had no fitting tag."""
+def _probe_other(slots: Any, records: Any, vectors: Any, dim: Any, hashed: Any) -> Any:
+    """Third stage: as `_probe`, in the other bucket; for ids of which the first had no fitting tag."""
     mask = np.uint64(len(slots) // SLOTS - 1)
     tag = tag_of(hashed)
     row = _fitting(slots, alternate(hashed & mask, tag, mask), tag)
     if row >= 0:
         _ask_record(records, vectors, dim, row)
+    return row
+
+
+@inlined
+def stages(slots: Any, records: Any, vectors: Any, dim: Any, hashes: Any, rows: Any, ahead: Any) -> None:
+    """The first three stages, for the ids up to the one at `ahead`, which may lie behind the last.
+
+    `hashes` (n,) has all of them. Then rows[ahead - SECOND] is the row whose tag fits, or -1.
+    """
+    n = len(hashes)
+    if ahead < n:
+        _ask(slots, hashes[ahead])
+    i = ahead - FIRST
+    if 0 <= i < n:
+        rows[i] = _probe(slots, records, vectors, dim, hashes[i])
+    i = ahead - SECOND
+    if 0 <= i < n and rows[i] < 0:
+        rows[i] = _probe_other(slots, records, vectors, dim, hashes[i])
+
+
+@inlined
+def confirmed(old: Any, new: Any, sequence: Any, records: Any, row: Any, wanted: Any, hashed: Any) -> Any:
+    """Last stage: `row` if its record has the id, else where the id is after all, or -1."""
+    if not _names(records, row, wanted):
+        row = settled(old, new, sequence, records, wanted, hashed)
     return row
 
 
@@ -145,14 +170,7 @@ def find(old: Any, new: Any, sequence: Any, records: Any, wanted: Any, hashes: A
     n = len(wanted)
     hash_all(wanted, hashes)
     for ahead in range(n + LAST):
-        if ahead < n:
-            ask(new, hashes[ahead])
-        i = ahead - FIRST
-        if 0 <= i < n:
-            rows[i] = probe(new, records, records, 0, hashes[i])
-        i = ahead - SECOND
-        if 0 <= i < n and rows[i] < 0:
-            rows[i] = probe_other(new, records, records, 0, hashes[i])
+        stages(new, records, records, 0, hashes, rows, ahead)
         i = ahead - LAST
-        if i >= 0 and not names(records, rows[i], wanted[i]):
-            rows[i] = settled(old, new, sequence, records, wanted[i], hashes[i])
+        if i >= 0:
+            rows[i] = confirmed(old, new, sequence, records, rows[i], wanted[i], hashes[i])
