@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
 
-from schema.records import Features, IdColumn, SampleBlock, Source
+from schema.records import Features, SampleBlock, Source
+from schema.records import cells as cells_at
 from streaming import cells
 from streaming.emission import Emission
-from streaming.heads import Head, features_of
+from streaming.heads import features_of
 from streaming.sampling import Sampler, log_keep
 
 
@@ -50,13 +51,13 @@ class BlockMaker:
             head.surface,
             self._tasks,
             _every_row(rows) if whole else struct.pack(f"<{len(kept)}H", *kept),
-            head.items if whole else _pick(head.items, kept, 8),
-            head.positions if whole else _pick(head.positions, kept, 2),
-            cast("Features", head.features) if whole else _features(head, kept),
+            head.items if whole else cells_at(head.items, kept, 8),
+            head.positions if whole else cells_at(head.positions, kept, 2),
+            cast("Features", head.features) if whole else features_of(head.features).narrowed(kept, rows),
             cells.labels(labels, len(kept), tasks),
             cells.flags(mask, len(kept), tasks),
             self._log_keep(emission, kept),
-            head.scores if whole else _pick(head.scores, kept, len(head.scores) // rows),
+            head.scores if whole else cells_at(head.scores, kept, len(head.scores) // rows),
             cells.flags(retract, len(kept), tasks) if retract else b"",
             emission.late,
         )
@@ -74,30 +75,3 @@ class BlockMaker:
 @lru_cache(maxsize=4096)
 def _every_row(n: int) -> bytes:
     return struct.pack(f"<{n}H", *range(n))
-
-
-def _pick(column: bytes, rows: Sequence[int], size: int) -> bytes:
-    if len(rows) == 1:  # every late positive
-        return column[rows[0] * size : (rows[0] + 1) * size]
-    return b"".join([column[row * size : (row + 1) * size] for row in rows])
-
-
-def _features(head: Head, rows: Sequence[int]) -> Features:
-    features, n = features_of(head.features), len(head)
-    dense = features.item_dense
-    return Features(
-        features.context,
-        tuple(_column(c, rows, n) for c in features.items),
-        features.context_dense,
-        _pick(dense, rows, len(dense) // n) if dense else dense,
-    )
-
-
-def _column(column: IdColumn, rows: Sequence[int], n: int) -> IdColumn:
-    if not column.lengths:
-        return IdColumn(column.slot, _pick(column.ids, rows, 8))
-    ends = [0]
-    for length in struct.unpack(f"<{n}H", column.lengths):
-        ends.append(ends[-1] + 8 * length)
-    ids = b"".join([column.ids[ends[row] : ends[row + 1]] for row in rows])
-    return IdColumn(column.slot, ids, _pick(column.lengths, rows, 2))
