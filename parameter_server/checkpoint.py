@@ -8,7 +8,6 @@ wholly or not at all. What is being written lies in `live-N` and counts for noth
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from parameter_server.optimizers import Kinds
 from parameter_server.parts_codec import decode_part, encode_part
 from parameter_server.shard import Shard
 from parameter_server.sweep import Arrays, Part
+from runtime.files import sync_folder, write_through
 from schema.records import U8, U64
 
 _log = logging.getLogger(__name__)
@@ -203,11 +203,11 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir()
         database.link_to(unfinished / _ROWS)
-        _write_through(unfinished / _MANIFEST, msgspec.json.encode(manifest))
-        _sync(unfinished)
+        write_through(unfinished / _MANIFEST, msgspec.json.encode(manifest))
+        sync_folder(unfinished)
         finished = self._folder / f"{_PREFIX}{title}"
         unfinished.rename(finished)
-        _sync(self._folder)
+        sync_folder(self._folder)
         self._prune()
         return finished
 
@@ -253,21 +253,6 @@ def _put_dense(
             database.put(held.key.encode(), value.payload)
         placed[name] = held
     return placed
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def found(folder: Path) -> list[Path]:

@@ -5,13 +5,13 @@ An image is 4 bytes CRC-32, little-endian, then MessagePack.
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from runtime.files import sync_folder, write_through
 from trainer.baseline import SavedBaseline
 from trainer.by_user import SavedByUser
 from trainer.dedup import PartitionSeen
@@ -86,13 +86,6 @@ def read_image(path: Path) -> Image:
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to `path`: a crash leaves the whole file there, or none. On return it is on the disk."""
     scratch = path.with_suffix(".tmp")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    write_through(scratch, data)
     scratch.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
