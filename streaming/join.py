@@ -61,6 +61,7 @@ class Join:
         self._requests: dict[str, Request] = {}
         self._closing: list[tuple[int, int, Request]] = []
         self._ticket = 0
+        self._closed_below = 0
         self._meanwhile: set[str] = set()
 
     def open(self, head: Head, packed: bytes, offset: int, index: int) -> int | None:
@@ -85,10 +86,7 @@ class Join:
             request.resume(state)
         self._admit(request)
         if not self.held:
-            request.mean = self._sampler.mean(offset)
-            self._attach_parked(request)
-            for arrival in self.waiting.take(request_id):
-                self._attach(request, arrival)
+            self._begin(request)
         return None
 
     def act(self, arrival: Arrival) -> None:
@@ -111,20 +109,25 @@ class Join:
         while not self.store_behind and (over := self.waiting.take_first(watermark)):
             self._set_aside(over)
         while self._closing and self._closing[0][0] < watermark:
-            self._close(heapq.heappop(self._closing)[2])
+            request = heapq.heappop(self._closing)[2]
+            if request.open:
+                self._close(request)
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
                 self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
 
-    def recalled(self) -> None:
-        """What earlier owners emitted is in the store: open requests take it over, closes may go on."""
-        self.held = False
+    def recalled(self, closed_below: int = 0) -> None:
+        """What earlier owners emitted is in the store: open requests take it over, closes may go on.
+
+        Args:
+            closed_below: they closed the requests of feature logs below this offset, and have said so.
+        """
+        self.held, self._closed_below = False, closed_below
         for request in sorted((r for _, _, r in self._closing), key=lambda r: r.offset):
-            request.mean = self._sampler.mean(request.offset)
             state = self._store.state(request.request_id)
             if state is not None and (state.offset, state.index) == (request.offset, request.index):
                 request.resume(state)
-            self._attach_parked(request)
+            self._begin(request)
         self._try_again()
 
     def park_again(self, arrivals: Sequence[Arrival]) -> None:
@@ -164,6 +167,22 @@ class Join:
         """The broker has one more emission of `request`."""
         request.in_flight -= 1
         self._settle(request)
+
+    def _begin(self, request: Request) -> None:
+        """All that was said of `request` before is known."""
+        request.mean = self._sampler.mean(request.offset)
+        if request.offset < self._closed_below:
+            # nothing may be said on time any more, and rows without a trace are those that sampling dropped
+            self._over(request)
+            self.emitted.append(request)
+        self._attach_parked(request)
+        for arrival in self.waiting.take(request.request_id):
+            self._attach(request, arrival)
+        self._settle(request)
+
+    def _over(self, request: Request) -> None:
+        request.open = False
+        self.open_requests -= 1
 
     def _admit(self, request: Request) -> None:
         self._requests[request.request_id] = request
@@ -269,8 +288,7 @@ class Join:
             self._emitter.early(request, early)
 
     def _close(self, request: Request) -> None:
-        request.open = False
-        self.open_requests -= 1
+        self._over(request)
         self._emitter.close(request)
         self._settle(request)
 

@@ -5,7 +5,6 @@ Ties the join, its watermark and the trackers of both topics together. Knows nei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from schema.codec import USER_ACTIONS
@@ -21,9 +20,10 @@ from streaming.late import LateStore
 from streaming.ledger import Ledger
 from streaming.letters import LetterBox
 from streaming.parcels import Blocks, Parcel, pack_blocks, pack_letters
+from streaming.recall import Recalled
 from streaming.request import Request
 from streaming.rules import Rules
-from streaming.sampling import Sampler, Scored
+from streaming.sampling import Sampler
 from streaming.waiting import Arrival
 from streaming.watermark import Side, Watermark
 
@@ -117,16 +117,11 @@ class Partition:
             self.join.advance(self.clock.value)
         self._collect(completed_at)
 
-    def recalled(self, scored: Sequence[Scored], completed_at: int) -> None:
-        """What earlier owners emitted is in the store now, as `Join.recalled`.
-
-        Args:
-            scored: what the running mean has to know of earlier feature logs.
-            completed_at: as `advance`.
-        """
-        for one in scored:
+    def recalled(self, past: Recalled, completed_at: int) -> None:
+        """What earlier owners emitted is in the store now, as `Join.recalled`; `completed_at`: as `advance`."""
+        for one in past.scored:
             self._sampler.note(one)
-        self.join.recalled()
+        self.join.recalled(past.closed_below)
         self._collect(completed_at)
 
     def caught_up(self, found: Sequence[str], completed_at: int) -> None:

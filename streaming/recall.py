@@ -6,24 +6,43 @@ unacknowledged feature log came, before it closes anything, so that it neither r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from schema.records import ActionBatch, Heartbeat, SampleBlock
 from streaming import cells
 from streaming.heads import Head
 from streaming.late import FIRST, LateStore
 from streaming.request import State
-from streaming.sampling import Sampler
+from streaming.sampling import Sampler, Scored
 from streaming.waiting import Arrival
 
 Log = tuple[bytes, Head, int]
 """A feature log: packed, its head, and its index in the envelope."""
 
 
-def absorb_blocks(store: LateStore, blocks: Iterable[SampleBlock]) -> None:
-    """Let `store` know what `blocks` say was emitted; those that it knows of change nothing."""
+class Recalled(NamedTuple):
+    """What a new owner has to know besides the store.
+
+    `scored`: what the running mean has to know of earlier feature logs. `closed_below`: requests of feature
+    logs below it were closed; rows of which no block speaks were dropped by sampling.
+    """
+
+    scored: Sequence[Scored]
+    closed_below: int
+
+
+def absorb_blocks(store: LateStore, blocks: Iterable[SampleBlock]) -> int:
+    """Let `store` know what `blocks` say was emitted; those that it knows of change nothing.
+
+    Returns:
+        The feature log below which they say that everything on time was emitted, 0 if they say nothing.
+    """
+    closed_below = 0
     for block in blocks:
         source = block.source
+        if block.late_offset < 0:
+            closed_below = max(closed_below, block.resolved_below)
         state = store.state(block.request_id)
         if state is None:
             state = State(source.offset, source.index, block.event_time)
@@ -36,6 +55,7 @@ def absorb_blocks(store: LateStore, blocks: Iterable[SampleBlock]) -> None:
         state.add(cells.scatter(hits & spoken, rows, tasks), cells.scatter(spoken, rows, tasks))
         store.put_state(block.request_id, state)
     store.flush()
+    return closed_below
 
 
 def absorb_logs(store: LateStore, sampler: Sampler, offset: int, logs: Iterable[Log], low: int = 0) -> None:

@@ -20,9 +20,9 @@ from schema.records import SampleBlock
 from streaming import heads
 from streaming.heads import Head, Outlines
 from streaming.late import LateStore
-from streaming.recall import Log, absorb_blocks, absorb_logs, found, orphans
+from streaming.recall import Log, Recalled, absorb_blocks, absorb_logs, found, orphans
 from streaming.rocks import Mark
-from streaming.sampling import STRETCH, Sampler, Scored
+from streaming.sampling import STRETCH, Sampler
 from streaming.waiting import Arrival
 
 _log = logging.getLogger(__name__)
@@ -78,19 +78,15 @@ class Reread:
         self._samples_from = end if since is None else self._offset_at(self._samples, since - _CLOCKS_MS)
         self._samples_end = end
 
-    def recall(self) -> list[Scored]:
-        """What was emitted since the oldest feature log that was not acknowledged came.
-
-        Returns:
-            What the running mean has to know of the feature logs before that one.
-        """
-        self._absorb_blocks(self._samples_from, self._samples_end)
+    def recall(self) -> Recalled:
+        """What was emitted since the oldest feature log that was not acknowledged came."""
+        closed_below = self._absorb_blocks(self._samples_from, self._samples_end)
         sampler, scored = self._sampler(), []
         if sampler.by_score:
             end = self._committed[self._logs]
             for offset, logs in self._feature_logs(_stretch_before(end), end):
                 scored.append(sampler.score(offset, [head for _, head, _ in logs]))
-        return [one for one in scored if one is not None]
+        return Recalled([one for one in scored if one is not None], closed_below)
 
     def catch_up(self, park: Callable[[list[Arrival]], None]) -> list[str]:
         """What closed before that and is not in the store yet, and the actions that were parked then.
@@ -118,9 +114,9 @@ class Reread:
         """Close the connection."""
         self._reader.close()
 
-    def _absorb_blocks(self, start: int, end: int) -> None:
-        for batch in self._batches(self._samples, start, end):
-            absorb_blocks(self._store, _sample_blocks(batch))
+    def _absorb_blocks(self, start: int, end: int) -> int:
+        batches = self._batches(self._samples, start, end)
+        return max((absorb_blocks(self._store, _sample_blocks(batch)) for batch in batches), default=0)
 
     def _absorb_logs(self, low: int) -> None:
         sampler, end, count = self._sampler(), self._committed[self._logs], 0
