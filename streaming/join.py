@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from schema.records import ActionBatch, Heartbeat
 from streaming import cells
+from streaming.attach import Attacher
 from streaming.counts import Counts
-from streaming.emission import Rejected
 from streaming.emitter import Emitter, unpacked
 from streaming.heads import Head
 from streaming.late import LateStore
@@ -21,6 +23,13 @@ from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.waiting import Arrival, Waiting
+
+
+class Heard(NamedTuple):
+    """A message's actions: how many there were, and the latest event time to go by, -1 without any."""
+
+    count: int
+    newest: int
 
 
 class Join:
@@ -43,8 +52,8 @@ class Join:
     def __init__(self, number: int, rules: Rules, sampler: Sampler, store: LateStore, counts: Counts) -> None:
         self._emitter = Emitter(number, rules, sampler, store, counts)
         self.emitted = self._emitter.emitted
-        self.rejected: list[Rejected] = []
-        self.released: list[int] = []
+        self._attacher = Attacher(rules, self._emitter, counts)
+        self.rejected, self.released = self._attacher.rejected, self._attacher.released
         self.settled: list[Request] = []
         self.held = False
         self.store_behind = False
@@ -102,6 +111,38 @@ class Join:
         else:
             self._dispatch(arrival)
 
+    def hear(self, records: Sequence[ActionBatch | Heartbeat], offset: int, limit: int) -> Heard:
+        """A message of actions came; those of after `limit` are refused. Most make a label of an open request."""
+        requests, kinds, tasks, reach = self._requests, self._kinds, self._tasks, self._reach
+        of_item, newest, count = cells.of_item, -1, 0
+        for position, record in enumerate(records):
+            if type(record) is Heartbeat:
+                continue
+            for action in record.actions:
+                count += 1
+                event_time = action.event_time
+                if event_time > limit:
+                    arrival = Arrival(action, record.user_id, offset, position)
+                    self._attacher.reject(arrival, "future_event", f"event time {event_time} is past {limit}")
+                    continue
+                if event_time > newest:
+                    newest = event_time
+                request = requests.get(action.request_id)
+                if request is not None and request.gathers and action.kind in kinds:
+                    hits = request.hits
+                    fresh = of_item(request.items, action.item_id, kinds[action.kind], tasks) & ~hits
+                    if fresh and event_time <= request.event_time + reach:
+                        request.hits = hits | fresh
+                        request.last_action = offset
+                        owed = request.action_offsets
+                        if owed is None:
+                            request.action_offsets = [offset]
+                        else:
+                            owed.append(offset)
+                        continue
+                self.act(Arrival(action, record.user_id, offset, position))
+        return Heard(count, newest)
+
     def advance(self, watermark: int) -> None:
         """Event time has come to `watermark`: an event older than that is not expected any more."""
         if self.held:
@@ -114,7 +155,7 @@ class Join:
                 self._close(request)
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
-                self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
+                self._attacher.reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
 
     def recalled(self, closed_below: int = 0) -> None:
         """What earlier owners emitted is in the store: open requests take it over, closes may go on.
@@ -178,10 +219,11 @@ class Join:
         self._attach_parked(request)
         for arrival in self.waiting.take(request.request_id):
             self._attach(request, arrival)
+        request.gathers = request.open and not request.spoken and not self._rules.early
         self._settle(request)
 
     def _over(self, request: Request) -> None:
-        request.open = False
+        request.open = request.gathers = False
         self.open_requests -= 1
 
     def _admit(self, request: Request) -> None:
@@ -226,7 +268,7 @@ class Join:
             self.released.extend([a.offset for a in arrivals])
         else:
             for arrival in arrivals:
-                self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
+                self._attacher.reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
 
     def _park(self, arrivals: Sequence[Arrival]) -> None:
         self.parked.add(arrivals)
@@ -242,50 +284,9 @@ class Join:
             self.parked.drop(request.request_id)
 
     def _attach(self, request: Request, arrival: Arrival) -> None:
-        action, offset = arrival.action, arrival.offset
-        # also for those that change nothing: a re-reader who meets one must find the request again
-        if offset > request.last_action and not arrival.parked:
-            request.last_action = offset
-        hit = cells.of_item(request.items, action.item_id, self._kinds[action.kind], self._tasks)
-        fresh = hit & ~request.hits
-        counts = action.event_time <= request.event_time + self._reach and (request.open or self._makes_late)
-        if not fresh or not counts:
-            self._refuse(request, arrival, hit, fresh)
-            return
-        request.hits |= fresh
-        if not arrival.parked:
-            request.owe(offset)
-        if not request.open or request.spoken or self._rules.early:
-            self._tell(request, fresh, arrival)
-
-    def _refuse(self, request: Request, arrival: Arrival, hit: int, fresh: int) -> None:
-        """No label comes of `arrival`."""
-        if not hit:
-            item = arrival.action.item_id
-            self._reject(arrival, "unknown_item", f"item {item} was not shown in this request")
-        elif not fresh:
-            self._counts.duplicates += 1
-            if not arrival.parked:
-                self.released.append(arrival.offset)
-        elif arrival.action.event_time > request.event_time + self._reach:
-            end = request.event_time + self._reach
-            self._reject(arrival, "late_action", f"actions for it counted until {end}")
-        else:
-            self._reject(arrival, "late_action", "the labels of this request have been emitted")
-
-    def _tell(self, request: Request, fresh: int, arrival: Arrival) -> None:
-        """Emit what does not wait for the close."""
-        if not request.open:
+        self._attacher.attach(request, arrival)
+        if request.in_flight and not request.open:  # one that was found on disk
             self._requests[request.request_id] = request
-            self._emitter.late(request, fresh, arrival.offset)
-            return
-        # an earlier owner may have closed it, and emitted these as negatives
-        taken_back = fresh & request.spoken
-        if taken_back:
-            self._emitter.late(request, taken_back, arrival.offset)
-        early = fresh & ~request.spoken
-        if early and self._rules.early:
-            self._emitter.early(request, early)
 
     def _close(self, request: Request) -> None:
         self._over(request)
@@ -305,6 +306,3 @@ class Join:
         if not self.whole:
             self._meanwhile.add(request.request_id)
         self.settled.append(request)
-
-    def _reject(self, arrival: Arrival, reason: str, detail: str) -> None:
-        self.rejected.append(Rejected(arrival, reason, detail))

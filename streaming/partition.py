@@ -220,30 +220,13 @@ class Partition:
         except InvalidMessage as error:
             self._unreadable(Side.ACTIONS, message, error)
             return _NONE
-        total = sum([len(r.actions) if isinstance(r, ActionBatch) else 1 for r in records])
-        self._ledger.came(Side.ACTIONS, offset, total)
-        limit = message.timestamp + FUTURE_MS
-        newest = _NONE
-        act = self.join.act
-        for position, record in enumerate(records):
-            if isinstance(record, Heartbeat):
-                self._heartbeat(record)
-                self._ledger.passed(Side.ACTIONS, offset)
-                total -= 1
-                continue
-            for action in record.actions:
-                arrival = Arrival(action, record.user_id, offset, position)
-                if action.event_time > limit:
-                    self._from_the_future(arrival, limit)
-                    continue
-                newest = max(newest, action.event_time)
-                act(arrival)
-        self._counts.actions += total
-        return newest
-
-    def _from_the_future(self, arrival: Arrival, limit: int) -> None:
-        detail = f"event time {arrival.action.event_time} is past {limit}"
-        self.join.rejected.append(Rejected(arrival, "future_event", detail))
+        beats = [record for record in records if type(record) is Heartbeat]
+        heard = self.join.hear(records, offset, message.timestamp + FUTURE_MS)
+        self._ledger.came(Side.ACTIONS, offset, heard.count)
+        for beat in beats:
+            self._heartbeat(beat)
+        self._counts.actions += heard.count
+        return heard.newest
 
     def _heartbeat(self, record: Heartbeat) -> None:
         self._counts.heartbeats += 1

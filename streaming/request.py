@@ -35,12 +35,14 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store.
+    of it lie in the late store. `gathers`: nothing is said of it before its close, so an action only adds to
+    its hits.
     """
 
     __slots__ = (
         "action_offsets",
         "event_time",
+        "gathers",
         "hits",
         "in_flight",
         "index",
@@ -70,6 +72,7 @@ class Request:
         self.spoken = 0
         self.action_offsets: list[int] | None = None
         self.last_action = -1
+        self.gathers = False
         self.in_flight = 0
         self.open = True
         self.owes_log = True

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from streaming.late import Group, LateStoreError, Place
 from streaming.request import State
@@ -51,8 +52,8 @@ class RocksStore:
         LateStoreError: it cannot be opened, or holds nonsense.
     """
 
-    _batch: WriteBatch
     _folder: Path
+    _pending: dict[bytes, bytes | None]
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
         self._prepare(folder)
@@ -77,6 +78,19 @@ class RocksStore:
         """As `late.LateStore`."""
         state: State | None = self._get(_STATE + request_id.encode(), self._decode_state)
         return state
+
+    def states(self, request_ids: Sequence[str]) -> list[State | None]:
+        """As `late.LateStore`."""
+        keys = [_STATE + request_id.encode() for request_id in request_ids]
+        pending, decode = self._pending, self._decode_state
+        try:
+            values = self._db.get(keys)
+            return [
+                None if value is None else decode(value)
+                for value in map(pending.get, keys, values)
+            ]
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
 
     def log(self, request_id: str) -> bytes | None:
         """As `late.LateStore`."""
@@ -103,8 +117,8 @@ class RocksStore:
 
     def drop_group(self, place: Place) -> None:
         """As `late.LateStore`."""
-        self._batch.delete(_place_key(place))
-        self._batch.delete(_GROUP + place.request_id.encode())
+        self._put(_place_key(place), None)
+        self._put(_GROUP + place.request_id.encode(), None)
 
     def next_group(self, after: Place) -> Place | None:
         """As `late.LateStore`."""
@@ -126,12 +140,17 @@ class RocksStore:
 
     def flush(self) -> None:
         """As `late.LateStore`; survives the process, not the machine: the log has it all."""
-        if self._batch.is_empty():
+        if not self._pending:
             return
-        batch = self._batch
-        self._batch = WriteBatch(raw_mode=True)
+        pending, self._pending = self._pending, {}
+        batch = WriteBatch(raw_mode=True)
+        for key, value in pending.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
         try:
-            self._db.write(batch)
+            self._db.write(batch, self._how)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
@@ -155,20 +174,20 @@ class RocksStore:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._decode_group = msgspec.msgpack.Decoder(Group).decode
-        self._batch = WriteBatch(raw_mode=True)
+        self._pending = {}
+        self._how = WriteOptions()
+        self._how.disable_wal = True
 
     def _get(self, key: bytes, decode: Any) -> Any:
-        if not self._batch.is_empty():
-            self.flush()
         try:
-            value = self._db.get(key)
+            value = self._pending[key] if key in self._pending else self._db.get(key)
             return None if value is None else decode(value)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
-    def _put(self, key: bytes, value: bytes) -> None:
-        self._batch.put(key, value)
-        if len(self._batch) >= _PENDING:
+    def _put(self, key: bytes, value: bytes | None) -> None:
+        self._pending[key] = value
+        if len(self._pending) >= _PENDING:
             self.flush()
 
 
