@@ -110,25 +110,33 @@ class Join:
             self._set_aside(over)
         while self._closing and self._closing[0][0] < watermark:
             request = heapq.heappop(self._closing)[2]
-            if request.open:
+            if request.due:
                 self._close(request)
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
                 self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
 
-    def recalled(self, closed_below: int = 0) -> None:
+    def recalled(self, closed_below: int = 0) -> list[tuple[int, int]]:
         """What earlier owners emitted is in the store: open requests take it over, closes may go on.
 
         Args:
             closed_below: they closed the requests of feature logs below this offset, and have said so.
+
+        Returns:
+            Of each duplicate among the open requests, the offset of the log that came first and its own.
         """
-        self.held, self._closed_below = False, closed_below
+        self.held, self._closed_below, doubled = False, closed_below, []
         for request in sorted((r for _, _, r in self._closing), key=lambda r: r.offset):
             state = self._store.state(request.request_id)
-            if state is not None and (state.offset, state.index) == (request.offset, request.index):
+            if state is not None and (state.offset, state.index) != (request.offset, request.index):
+                self._forget(request)
+                doubled.append((state.offset, request.offset))
+                continue
+            if state is not None:
                 request.resume(state)
             self._begin(request)
         self._try_again()
+        return doubled
 
     def park_again(self, arrivals: Sequence[Arrival]) -> None:
         """Actions of the past, acknowledged by earlier owners, whose feature logs had not come."""
@@ -168,21 +176,20 @@ class Join:
         request.in_flight -= 1
         self._settle(request)
 
+    def _forget(self, duplicate: Request) -> None:
+        del self._requests[duplicate.request_id]
+        duplicate.due = False
+        self.open_requests -= 1
+        self._counts.duplicates += 1
+
     def _begin(self, request: Request) -> None:
         """All that was said of `request` before is known."""
         request.mean = self._sampler.mean(request.offset)
-        if request.offset < self._closed_below:
-            # nothing may be said on time any more, and rows without a trace are those that sampling dropped
-            self._over(request)
-            self.emitted.append(request)
+        # below it nothing may be said on time any more, and rows without a trace are those that sampling dropped
+        request.open = request.offset >= self._closed_below
         self._attach_parked(request)
         for arrival in self.waiting.take(request.request_id):
             self._attach(request, arrival)
-        self._settle(request)
-
-    def _over(self, request: Request) -> None:
-        request.open = False
-        self.open_requests -= 1
 
     def _admit(self, request: Request) -> None:
         self._requests[request.request_id] = request
@@ -288,13 +295,18 @@ class Join:
             self._emitter.early(request, early)
 
     def _close(self, request: Request) -> None:
-        self._over(request)
-        self._emitter.close(request)
+        self.open_requests -= 1
+        request.due = False
+        if request.open:
+            request.open = False
+            self._emitter.close(request)
+        else:
+            self.emitted.append(request)
         self._settle(request)
 
     def _settle(self, request: Request) -> None:
         """Put `request` away if it has closed and all that was emitted of it has arrived."""
-        if request.open or request.in_flight:
+        if request.due or request.in_flight:
             return
         del self._requests[request.request_id]
         if request.packed is not None and not request.stored:

@@ -121,7 +121,8 @@ class Partition:
         """What earlier owners emitted is in the store now, as `Join.recalled`; `completed_at`: as `advance`."""
         for one in past.scored:
             self._sampler.note(one)
-        self.join.recalled(past.closed_below)
+        for first, offset in self.join.recalled(past.closed_below):
+            self._ledger.doubled(first, offset)
         self._collect(completed_at)
 
     def caught_up(self, found: Sequence[str], completed_at: int) -> None:

@@ -35,11 +35,13 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store.
+    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark has not passed it,
+    which an earlier owner's may have.
     """
 
     __slots__ = (
         "action_offsets",
+        "due",
         "event_time",
         "hits",
         "in_flight",
@@ -72,6 +74,7 @@ class Request:
         self.last_action = -1
         self.in_flight = 0
         self.open = True
+        self.due = True
         self.owes_log = True
         self.parked = False
         self.stored = False
@@ -83,7 +86,7 @@ class Request:
         request.stored = True
         request.resume(state)
         request.mean = state.mean
-        request.open = request.owes_log = False
+        request.open = request.due = request.owes_log = False
         return request
 
     def __len__(self) -> int:
