@@ -185,7 +185,7 @@ class Join:
     def _begin(self, request: Request) -> None:
         """All that was said of `request` before is known."""
         request.mean = self._sampler.mean(request.offset)
-        # below it nothing may be said on time any more, and rows without a trace are those that sampling dropped
+        # rows of which nothing was said before that are those that sampling dropped
         request.open = request.offset >= self._closed_below
         self._attach_parked(request)
         for arrival in self.waiting.take(request.request_id):

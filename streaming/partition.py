@@ -5,6 +5,7 @@ Ties the join, its watermark and the trackers of both topics together. Knows nei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from schema.codec import USER_ACTIONS
@@ -118,7 +119,7 @@ class Partition:
         self._collect(completed_at)
 
     def recalled(self, past: Recalled, completed_at: int) -> None:
-        """What earlier owners emitted is in the store now, as `Join.recalled`; `completed_at`: as `advance`."""
+        """What earlier owners emitted is in the store now, as `Join.recalled`."""
         for one in past.scored:
             self._sampler.note(one)
         for first, offset in self.join.recalled(past.closed_below):

@@ -35,8 +35,8 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark has not passed it,
-    which an earlier owner's may have.
+    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark has not passed it;
+    that of an earlier owner may have.
     """
 
     __slots__ = (
