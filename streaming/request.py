@@ -35,7 +35,7 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark has not passed it;
+    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
     that of an earlier owner may have.
     """
 
