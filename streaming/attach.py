@@ -57,6 +57,10 @@ class Attacher:
         """No label comes of an action, and somebody should know."""
         self.rejected.append(Rejected(arrival, reason, detail))
 
+    def give_up(self, arrival: Arrival) -> None:
+        """No feature log will come for an action."""
+        self.reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
+
     def _refuse(self, request: Request, arrival: Arrival, hit: int, fresh: int) -> None:
         """No label comes of `arrival`."""
         if not hit:

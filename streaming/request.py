@@ -35,12 +35,14 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store. `gathers`: nothing is said of it before its close, so an action only adds to
-    its hits.
+    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
+    that of an earlier owner may have. `gathers`: nothing is said of it before its close, so that an action
+    only adds to its hits.
     """
 
     __slots__ = (
         "action_offsets",
+        "due",
         "event_time",
         "gathers",
         "hits",
@@ -75,6 +77,7 @@ class Request:
         self.gathers = False
         self.in_flight = 0
         self.open = True
+        self.due = True
         self.owes_log = True
         self.parked = False
         self.stored = False
@@ -86,7 +89,7 @@ class Request:
         request.stored = True
         request.resume(state)
         request.mean = state.mean
-        request.open = request.owes_log = False
+        request.open = request.due = request.owes_log = False
         return request
 
     def __len__(self) -> int:

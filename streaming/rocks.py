@@ -26,6 +26,7 @@ _BLOOM_BITS: Final = 10
 _CACHE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 16 << 20
 _PENDING: Final = 256
+_PERSIST_MS: Final = 10_000
 _VERSION: Final = 2
 
 
@@ -54,6 +55,7 @@ class RocksStore:
 
     _folder: Path
     _pending: dict[bytes, bytes | None]
+    _persist_at: int
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
         self._prepare(folder)
@@ -81,14 +83,12 @@ class RocksStore:
 
     def states(self, request_ids: Sequence[str]) -> list[State | None]:
         """As `late.LateStore`."""
-        keys = [_STATE + request_id.encode() for request_id in request_ids]
+        keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
         pending, decode = self._pending, self._decode_state
         try:
-            values = self._db.get(keys)
-            return [
-                None if value is None else decode(value)
-                for value in map(pending.get, keys, values)
-            ]
+            stored: Any = self._db.get(keys)
+            values = [pending.get(key, value) for key, value in zip(keys, stored, strict=True)]
+            return [None if value is None else decode(value) for value in values]
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
@@ -134,12 +134,16 @@ class RocksStore:
         return Place(int.from_bytes(key[1:9], "big"), key[9:].decode())
 
     def set_mark(self, low: int, actions: int) -> None:
-        """State how far the store goes; with the next `flush`."""
+        """State how far the store goes; with the next `flush`, and to outlive a kill within ten seconds."""
         self.mark = Mark(low, time.time_ns() // 1_000_000, actions)
         self._put(_MARK, self._encode(self.mark))
+        if self.mark.at >= self._persist_at:
+            self._persist_at = self.mark.at + _PERSIST_MS
+            self.flush()
+            self._persist()
 
     def flush(self) -> None:
-        """As `late.LateStore`; survives the process, not the machine: the log has it all."""
+        """As `late.LateStore`; what a kill loses of it is read again from Kafka."""
         if not self._pending:
             return
         pending, self._pending = self._pending, {}
@@ -154,6 +158,12 @@ class RocksStore:
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
+    def _persist(self) -> None:
+        try:
+            self._db.flush(wait=False)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
     def size(self) -> int:
         """Bytes on disk and in RocksDB's buffers, roughly."""
         try:
@@ -163,7 +173,7 @@ class RocksStore:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
     def close(self) -> None:
-        """Let go of the folder; what was not flushed is lost."""
+        """Let go of the folder. What was flushed is on disk then, what was not is lost."""
         try:
             self._db.close()
         except Exception as error:
@@ -175,8 +185,8 @@ class RocksStore:
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._decode_group = msgspec.msgpack.Decoder(Group).decode
         self._pending = {}
-        self._how = WriteOptions()
-        self._how.disable_wal = True
+        self._how = _no_log()
+        self._persist_at = 0
 
     def _get(self, key: bytes, decode: Any) -> Any:
         try:
@@ -189,6 +199,13 @@ class RocksStore:
         self._pending[key] = value
         if len(self._pending) >= _PENDING:
             self.flush()
+
+
+def _no_log() -> WriteOptions:
+    """Kafka holds what would be in RocksDB's own log: a mark is never on disk before what it speaks of."""
+    how = WriteOptions()
+    how.disable_wal = True  # type: ignore[method-assign, assignment]
+    return how
 
 
 def _mark(value: bytes) -> Mark:
