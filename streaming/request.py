@@ -36,13 +36,15 @@ class Request:
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
     of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
-    that of an earlier owner may have.
+    that of an earlier owner may have. `gathers`: nothing is said of it before its close, so that an action
+    only adds to its hits.
     """
 
     __slots__ = (
         "action_offsets",
         "due",
         "event_time",
+        "gathers",
         "hits",
         "in_flight",
         "index",
@@ -72,6 +74,7 @@ class Request:
         self.spoken = 0
         self.action_offsets: list[int] | None = None
         self.last_action = -1
+        self.gathers = False
         self.in_flight = 0
         self.open = True
         self.due = True

@@ -41,7 +41,10 @@ def test_a_reader_sees_its_own_writes_at_once_and_a_twins_once_flushed(tmp_path)
     twin.put_state("r", STATE)
     assert store.state("r") is None
     assert twin.state("r") == STATE
+    assert twin.states(["other", "r"]) == [None, STATE]
+    twin.flush()
     assert store.state("r") == STATE
+    assert store.states(["r", "other"]) == [STATE, None]
     store.close()
 
 
@@ -49,7 +52,7 @@ def test_many_writes_do_not_wait_for_the_flush(tmp_path):
     store = RocksStore(tmp_path / "late", 3600)
     for i in range(1000):
         store.put_state(f"r{i}", STATE)
-    assert len(store._batch) < 1000
+    assert len(store._pending) < 1000
     store.close()
 
 
