@@ -65,8 +65,7 @@ class RocksStore:
         self._prepare(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            access = AccessType.with_ttl(max(1, int(keep_seconds)))
-            self._db = Rdict(str(folder), _options(), access_type=access)
+            self._db = _opened(folder, max(1, int(keep_seconds)))
             self.mark: Mark | None = self._get(_MARK, _mark)
         except LateStoreError:
             raise
@@ -271,6 +270,13 @@ def destroy(folder: Path) -> None:
         return
     except OSError as error:
         raise LateStoreError(f"{folder}: {error}") from error
+
+
+def _opened(folder: Path, ttl_seconds: int) -> Rdict:
+    access = AccessType.with_ttl(ttl_seconds)
+    # Options that are not given by column family are read from the folder of an earlier life, its filter of
+    # what is too old too: inside the new one, that takes the ends of values for times, and drops everything.
+    return Rdict(str(folder), _options(), column_families={"default": _options()}, access_type=access)
 
 
 def _options() -> Options:
