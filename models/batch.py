@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models import kernels
 from schema.config import FeaturesConfig, SlotConfig
 from schema.records import I64, POSITION_MISSING, U64, Features, IdColumn
 
@@ -39,6 +40,11 @@ class SlotIndex:
     offsets: Tensor | None
     target: str | None = None
 
+    @property
+    def bags(self) -> int:
+        """How many rows there are."""
+        return len(self.index if self.offsets is None else self.offsets)
+
     def to(self, device: torch.device) -> SlotIndex:
         """The same on `device`."""
         offsets = None if self.offsets is None else self.offsets.to(device)
@@ -47,7 +53,7 @@ class SlotIndex:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """n rows of R requests. `ids` u64 (u,) by table, distinct and ascending.
+    """n rows of R requests. `ids` u64 (u,) by table, distinct.
 
     `context` slots have R rows, `items` slots n; `request_of_row` i64 (n,). `context_dense` f32 (R, c) and
     `item_dense` f32 (n, d). `positions` i64 (n,), POSITION_MISSING where unknown; `surfaces` i64 (R,).
@@ -221,7 +227,7 @@ def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[
     indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
     for table in dict.fromkeys(s.table for s in slots):
         mine = [i for i, s in enumerate(slots) if s.table == table]
-        ids[table], inverse = _unique(np.concatenate([values[i] for i in mine]))
+        ids[table], inverse = _numbered(np.concatenate([values[i] for i in mine]))
         end = 0
         for i in mine:
             start, end = end, end + len(values[i])
@@ -229,16 +235,11 @@ def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[
     return ids, indices
 
 
-def _unique(values: U64) -> tuple[U64, I64]:
-    """The distinct values, ascending, and which of them each is; on few values twice numpy's speed."""
-    order = np.argsort(values)
-    ascending = values[order]
-    new = np.empty(len(values), np.bool_)
-    new[:1] = True
-    np.not_equal(ascending[1:], ascending[:-1], out=new[1:])
-    inverse = np.empty(len(values), np.int64)
-    inverse[order] = np.cumsum(new) - 1
-    return ascending[new], inverse
+def _numbered(values: U64) -> tuple[U64, I64]:
+    """The distinct values, in the order of their first occurrence, and which of them each is."""
+    index, found = np.empty(len(values), np.int64), np.empty(len(values), np.uint64)
+    count = kernels.distinct(values, index, found)
+    return found[:count], index
 
 
 def _slot_index(slot: SlotConfig, index: I64, lengths: I64 | None) -> SlotIndex:

@@ -95,8 +95,9 @@ class MMoE(nn.Module):
         return logits + gain
 
     def _inputs(self, batch: Batch, embeddings: Mapping[str, Tensor]) -> Tensor:
-        items = {s.name: pooled(s, embeddings[s.table]) for s in batch.items}
-        context = {s.name: pooled(s, embeddings[s.table]) for s in batch.context if s.target is None}
+        plain = [s for s in batch.context if s.target is None]
+        vectors = pooled([*plain, *batch.items], embeddings)
+        context, items = ({s.name: vectors[s.name] for s in slots} for slots in (plain, batch.items))
         attended = {
             s.name: self.attention[s.name](s, embeddings[s.table], items[s.target], batch.request_of_row)
             for s in batch.context

@@ -3,22 +3,82 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models import kernels
 from models.batch import SlotIndex
+from schema.records import I64
 
 _AGES: Final = 10
+_NO_STARTS: Final = np.empty(0, np.int64)
 
 
-def pooled(slot: SlotIndex, rows: Tensor) -> Tensor:
-    """One vector a row; zero for a row without ids."""
+def pooled(slots: Sequence[SlotIndex], embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One vector a row for each of `slots`, by name, from `embeddings` (u, d), by table; zero without ids."""
+    found: dict[str, Tensor] = {}
+    for table in dict.fromkeys(slot.table for slot in slots):
+        mine = [slot for slot in slots if slot.table == table]
+        rows = embeddings[table]
+        if rows.device.type == "cpu":
+            found |= _pooled_here(mine, rows)
+        else:
+            found |= {slot.name: _pooled_there(slot, rows) for slot in mine}
+    return found
+
+
+def _pooled_here(slots: Sequence[SlotIndex], rows: Tensor) -> dict[str, Tensor]:
+    """All slots at once, so that `rows` has one gradient and not one a slot, each as large as all rows."""
+    groups: dict[int, list[SlotIndex]] = {}
+    for slot in slots:
+        groups.setdefault(slot.bags, []).append(slot)
+    outputs = _Pool.apply(rows, tuple(groups.values()))
+    return {
+        slot.name: vectors
+        for group, output in zip(groups.values(), outputs, strict=True)
+        for slot, vectors in zip(group, output.unbind(1), strict=True)
+    }
+
+
+def _pooled_there(slot: SlotIndex, rows: Tensor) -> Tensor:
     if slot.offsets is None:
         return rows[slot.index]
     return functional.embedding_bag(slot.index, rows, slot.offsets, mode=slot.pool)
+
+
+class _Pool(torch.autograd.Function):
+    """Pools rows (u, d) for groups of slots, those of equally many bags: for each a tensor (R, S, d)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, groups: Sequence[Sequence[SlotIndex]]) -> tuple[Tensor, ...]:
+        ctx.shape, ctx.groups = rows.shape, groups
+        values, outputs = rows.detach().contiguous().numpy(), []
+        for group in groups:
+            output = torch.empty(group[0].bags, len(group), rows.shape[1])
+            for number, slot in enumerate(group):
+                kernels.pool(values, *_bags(slot), number, output.numpy())
+            outputs.append(output)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        rows = torch.zeros(ctx.shape)
+        for group, gradient in zip(ctx.groups, gradients, strict=True):
+            given = gradient.contiguous().numpy()
+            for number, slot in enumerate(group):
+                kernels.spread(given, *_bags(slot), number, rows.numpy())
+        return rows, None
+
+
+def _bags(slot: SlotIndex) -> tuple[I64, I64, bool]:
+    """A slot as the kernels take it: places, where each bag starts, and whether it is to be the mean."""
+    starts = _NO_STARTS if slot.offsets is None else slot.offsets.numpy()
+    return slot.index.numpy(), starts, slot.pool == "mean"
 
 
 class TargetAttention(nn.Module):

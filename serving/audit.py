@@ -114,8 +114,7 @@ class Audit:
 
     def _again(self, sampled: Sampled, log: FeatureLog) -> F32:
         batch = self._collator.collate([log.features], [len(log)])
-        places = {t: torch.from_numpy(np.searchsorted(sampled.ids[t], ids)) for t, ids in batch.ids.items()}
-        rows = {t: sampled.rows[t][at] for t, at in places.items()}
+        rows = {t: sampled.rows[t][_places(sampled.ids[t], ids)] for t, ids in batch.ids.items()}
         return scores(self._heads, sampled.model, batch, rows)
 
     def _run(self) -> None:
@@ -129,3 +128,9 @@ class Audit:
                 _MISMATCHED.inc()
                 with about(request_id=log.request_id):
                     _log.error("its log does not give the scores that were served")
+
+
+def _places(ids: U64, wanted: U64) -> Tensor:
+    """Where each of `wanted` (n,) is among the distinct `ids` (u,), which have all of them."""
+    order = np.argsort(ids)
+    return torch.from_numpy(order[np.searchsorted(ids, wanted, sorter=order)])

@@ -96,7 +96,9 @@ class Learner:
         self.heads = Heads.of(config)
         self.model.start_from(self.heads.priors([task.prior for task in config.tasks]))
         self.model.to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.trainer.learning_rate)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.trainer.learning_rate, fused=True
+        )
         retrieval = config.retrieval
         self.retrieval = None if retrieval is None else Retrieval(config, retrieval)
         if retrieval is not None and self.retrieval is not None:
@@ -173,7 +175,7 @@ class Learner:
         logits, scored = self.model.learning(batch, embeddings, noise(self._seed, step))
         self.heads.loss(logits, targets).backward()  # type: ignore[no-untyped-call]
         predictions: F32 = self.heads.served(scored.detach()).cpu().numpy()
-        sparse = {table: _gradient(rows) * batch.rows for table, rows in embeddings.items()}
+        sparse = {table: _gradient(rows).mul_(batch.rows) for table, rows in embeddings.items()}
         dense = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([*dense, *sparse.values()])
         if not bool(torch.isfinite(norm)) or not bool(np.isfinite(predictions).all()):

@@ -16,9 +16,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from models.compiled import BOOL, F32, F64, VOID, kernel, made, taken
+from models.compiled import I64 as INT64
 from models.retrieval.beam import Beams
-from models.retrieval.compiled import BOOL, F32, F64, VOID, kernel, made, taken
-from models.retrieval.compiled import I64 as INT64
 from models.retrieval.inverted import path_sizes
 
 I32 = NDArray[np.int32]

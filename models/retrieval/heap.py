@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.retrieval.compiled import BOOL, F32, I64, VOID, kernel, made
+from models.compiled import BOOL, F32, I64, VOID, kernel, made
 
 _SCORES = made(F32, 1)
 _CODES = made(I64, 1)

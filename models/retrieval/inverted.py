@@ -9,8 +9,8 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from models.retrieval.compiled import I64 as INT64
-from models.retrieval.compiled import VOID, kernel, made, taken
+from models.compiled import I64 as INT64
+from models.compiled import VOID, kernel, made, taken
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from models.retrieval.compiled import F32, I64, VOID, kernel, made, taken
+from models.compiled import F32, I64, VOID, kernel, made, taken
 from models.retrieval.heap import offer, order
 from models.retrieval.prefetch import LINE_FLOATS, prefetch
 

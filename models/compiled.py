@@ -1,4 +1,4 @@
-"""How this package's kernels are compiled, and the array types of their signatures."""
+"""How this folder's kernels are compiled, and the array types of their signatures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from numba import njit, types
 
 I64: Final[Any] = types.int64
+U64: Final[Any] = types.uint64
 F32: Final[Any] = types.float32
 F64: Final[Any] = types.float64
 BOOL: Final[Any] = types.boolean
@@ -39,3 +40,9 @@ def kernel(signature: Any) -> Callable[[F], F]:
         return done  # type: ignore[no-any-return]
 
     return compiled
+
+
+def inlined(function: F) -> F:
+    """Paste a function into the kernels that call it."""
+    done: Any = njit(inline="always")(function)
+    return done  # type: ignore[no-any-return]

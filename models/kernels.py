@@ -1,0 +1,100 @@
+"""Compiled loops between the rows of ids and the bags that slots make of them: there, and the gradients back.
+
+A slot's bags lie in `index` (total,), one behind the other, the places of their ids among the rows; `starts`
+(R,) has where each begins, and (0,) says that each bag has one id. Places are reckoned in uint64: numba lets
+a signed index count from the end, which costs a choice an access.
+"""
+
+# ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from models.compiled import BOOL, F32, I64, U64, VOID, inlined, kernel, made, taken
+
+_INDEX: Final = taken(I64, 1)
+_ONE: Final = np.uint64(1)
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
+_HALF: Final = np.uint64(32)
+
+
+@inlined
+def _bounds(starts: Any, total: Any, bag: Any) -> Any:
+    """Where bag `bag` begins and ends."""
+    count = np.uint64(len(starts))
+    if not count:
+        return bag, bag + _ONE
+    after = bag + _ONE
+    return np.uint64(starts[bag]), np.uint64(starts[after]) if after < count else np.uint64(total)
+
+
+@kernel(VOID(taken(F32, 2), _INDEX, _INDEX, BOOL, I64, made(F32, 3)))
+def pool(rows: Any, index: Any, starts: Any, mean: Any, slot: Any, out: Any) -> None:
+    """The sum, or mean, of each bag's rows (u, d) into out[:, slot], (R, S, d); zero for an empty bag."""
+    width = np.uint64(rows.shape[1])
+    flat, into = rows.reshape(-1), out.reshape(-1)
+    for bag in range(np.uint64(out.shape[0])):
+        here = (bag * np.uint64(out.shape[1]) + np.uint64(slot)) * width
+        first, end = _bounds(starts, len(index), bag)
+        for j in range(width):
+            into[here + j] = np.float32(0.0)
+        for i in range(first, end):
+            place = np.uint64(index[i]) * width
+            for j in range(width):
+                into[here + j] += flat[place + j]
+        if mean and end > first + _ONE:
+            share = np.float32(1.0) / np.float32(end - first)
+            for j in range(width):
+                into[here + j] *= share
+
+
+@kernel(VOID(taken(F32, 3), _INDEX, _INDEX, BOOL, I64, made(F32, 2)))
+def spread(gradient: Any, index: Any, starts: Any, mean: Any, slot: Any, rows: Any) -> None:
+    """Add to `rows` (u, d), in order, what `pool` hands back of its output's gradient[:, slot], (R, S, d)."""
+    width = np.uint64(rows.shape[1])
+    flat, given = rows.reshape(-1), gradient.reshape(-1)
+    for bag in range(np.uint64(gradient.shape[0])):
+        here = (bag * np.uint64(gradient.shape[1]) + np.uint64(slot)) * width
+        first, end = _bounds(starts, len(index), bag)
+        share = np.float32(1.0) / np.float32(end - first) if mean and end > first else np.float32(1.0)
+        for i in range(first, end):
+            place = np.uint64(index[i]) * width
+            for j in range(width):
+                flat[place + j] += given[here + j] * share
+
+
+@inlined
+def _hashed(wanted: Any) -> Any:
+    mixed = wanted * _GOLDEN
+    return ((mixed ^ (mixed >> _HALF)) * _MIX) >> _HALF
+
+
+@kernel(I64(taken(U64, 1), made(I64, 1), made(U64, 1)))
+def distinct(ids: Any, index: Any, found: Any) -> Any:
+    """Number the distinct ids in the order of their first occurrence; how many there are.
+
+    Args:
+        ids: (n,).
+        index: out (n,): the number of each.
+        found: out (n,): the id of each number.
+    """
+    size = 16
+    while size < len(ids) + len(ids) // 2:
+        size *= 2
+    mask = np.uint64(size - 1)
+    cells = np.full(size, np.int32(-1), np.int32)  # open addressing with linear probing
+    count = np.uint64(0)
+    for i in range(np.uint64(len(ids))):
+        wanted = ids[i]
+        cell = _hashed(wanted) & mask
+        while cells[cell] >= 0 and found[np.uint64(cells[cell])] != wanted:
+            cell = (cell + _ONE) & mask
+        if cells[cell] < 0:
+            cells[cell] = np.int32(count)
+            found[count] = wanted
+            count += _ONE
+        index[i] = np.int64(cells[cell])
+    return np.int64(count)
