@@ -6,8 +6,9 @@ indices into that list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from schema.records import I64, POSITION_MISSING, U64, Features, IdColumn
 
 _NONE: Final = b"\x00\x00"
 _ONE: Final = b"\x01\x00"
+_ONE_EACH: Final = {1}
 _FIRST: Final = np.zeros(1, np.int64)
 
 
@@ -160,14 +162,17 @@ def _narrowed(slot: SlotIndex, rows: I64, chosen: Tensor) -> SlotIndex:
     """As `_slot_index` would make it of the rows' own ids."""
     if slot.offsets is None:
         return SlotIndex(slot.name, slot.table, slot.pool, slot.index[chosen], None, slot.target)
-    starts = slot.offsets.numpy()
-    first, end = starts[rows], np.append(starts[1:], len(slot.index))[rows]
-    lengths = end - first
-    offsets = _starts(lengths)
-    places = np.arange(int(lengths.sum())) + np.repeat(first - offsets, lengths)
-    left = None if bool((lengths == 1).all()) else torch.from_numpy(offsets)
-    index = slot.index[torch.from_numpy(places)]
-    return SlotIndex(slot.name, slot.table, slot.pool, index, left, slot.target)
+    # few rows: plain lists take half of what as many small arrays do
+    bounds = [*slot.offsets.tolist(), len(slot.index)]
+    spans = [range(bounds[row], bounds[row + 1]) for row in rows.tolist()]
+    lengths = list(map(len, spans))
+    index = slot.index[_indices(chain.from_iterable(spans))]
+    offsets = None if set(lengths) <= _ONE_EACH else _indices((0, *accumulate(lengths[:-1])))
+    return SlotIndex(slot.name, slot.table, slot.pool, index, offsets, slot.target)
+
+
+def _indices(values: Iterable[int]) -> Tensor:
+    return torch.from_numpy(np.array(list(values), np.int64))
 
 
 def _starts(lengths: I64) -> I64:
@@ -178,6 +183,8 @@ def _gather(
     slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]
 ) -> tuple[U64, I64 | None]:
     """All ids of one slot, and how many each row has, None for one each."""
+    if len(columns) == 1:
+        return _gathered(slot, columns[0], rows[0])
     found = _columns(slot.slot, columns)
     ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
     parts = [_NONE if c is None else c.lengths for c in found]
@@ -189,6 +196,15 @@ def _gather(
             for c, count in zip(found, rows, strict=True)
         ]
     return ids, np.frombuffer(b"".join(parts), "<u2").astype(np.int64)
+
+
+def _gathered(slot: SlotConfig, columns: Sequence[IdColumn], rows: int) -> tuple[U64, I64 | None]:
+    """As `_gather`, of one request: what serving ranks."""
+    for column in columns:
+        if column.slot == slot.slot:
+            lengths = np.frombuffer(column.lengths, "<u2").astype(np.int64) if column.lengths else None
+            return np.frombuffer(column.ids, "<u8"), lengths
+    return np.empty(0, np.uint64), np.zeros(rows, np.int64)
 
 
 def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
@@ -227,10 +243,21 @@ def _numbered(values: U64) -> tuple[U64, I64]:
 
 
 def _slot_index(slot: SlotConfig, index: I64, lengths: I64 | None) -> SlotIndex:
-    one_each = lengths is None or (len(index) == len(lengths) and bool((lengths == 1).all()))
-    offsets = None if lengths is None or one_each else torch.from_numpy(_starts(lengths))
     target = slot.ids_of if slot.pool == "attention" else None
-    return SlotIndex(slot.name, slot.table, slot.pool, torch.from_numpy(index), offsets, target)
+    return SlotIndex(
+        slot.name, slot.table, slot.pool, torch.from_numpy(index), _offsets(len(index), lengths), target
+    )
+
+
+def _offsets(total: int, lengths: I64 | None) -> Tensor | None:
+    """Where each row starts, None where every row has one id of the `total`."""
+    if lengths is None:
+        return None
+    if len(lengths) == 1:
+        return None if total == 1 else torch.from_numpy(_FIRST)
+    if total == len(lengths) and bool((lengths == 1).all()):
+        return None
+    return torch.from_numpy(_starts(lengths))
 
 
 def _dense(name: str, parts: Sequence[bytes], rows: int, width: int) -> Tensor:

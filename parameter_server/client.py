@@ -108,22 +108,22 @@ class ParameterClient:
         return out
 
     def _pull(self, shard: int, table: str, ids: U64, dim: int) -> F32:
-        descriptor = flight.FlightDescriptor.for_command(messages.encode(messages.Pull(shard, self.shards)))
-        batch = wire.encode_blocks([wire.Block(table, ids, np.empty(0, np.float32))])
+        request = messages.encode(messages.Pull(shard, self.shards, table, len(ids)))
+        descriptor = flight.FlightDescriptor.for_command(request)
+        wanted = wire.encode_ids(ids)
 
         def ask(client: Any, options: flight.FlightCallOptions) -> F32:
             writer, reader = client.do_exchange(descriptor, options)
             with writer:
-                writer.begin(wire.BLOCKS)
-                writer.write_batch(batch)
+                writer.write_metadata(wanted)
                 writer.done_writing()
-                (block,) = wire.decode_blocks(reader.read_chunk().data)
-            if len(block.values) != len(ids) * dim:
+                values = wire.decode_values(reader.read_chunk().data)
+            if len(values) != len(ids) * dim:
                 raise ShardError(
-                    f"shard {shard}: {len(block.values)} values of table {table} for {len(ids)} ids; "
+                    f"shard {shard}: {len(values)} values of table {table} for {len(ids)} ids; "
                     f"legal is {dim} an id: the configurations differ"
                 )
-            return block.values.reshape(len(ids), dim)
+            return values.reshape(len(ids), dim)
 
         return self._connections[shard].call(ask)
 
@@ -148,8 +148,9 @@ class ParameterClient:
         times = np.array(completed_at, "<i8").tobytes()
 
         def send(shard: int) -> messages.PushDone:
-            header = messages.Push(shard, self.shards, trainer, step, event_time, times)
-            return self._push(shard, header, blocks[shard])
+            encoded = wire.encode_blocks(blocks[shard])
+            header = messages.Push(shard, self.shards, trainer, step, event_time, times, encoded.extents)
+            return self._push(shard, header, encoded)
 
         done = self._each(send, range(self.shards))
         return PushResult(
@@ -169,14 +170,13 @@ class ParameterClient:
                     blocks[shard].append(wire.Block(table, kept, part.reshape(-1)))
         return blocks
 
-    def _push(self, shard: int, header: messages.Push, blocks: list[wire.Block]) -> messages.PushDone:
+    def _push(self, shard: int, header: messages.Push, encoded: wire.Encoded) -> messages.PushDone:
         descriptor = flight.FlightDescriptor.for_command(messages.encode(header))
-        batch = wire.encode_blocks(blocks)
 
         def ask(client: Any, options: flight.FlightCallOptions) -> messages.PushDone:
-            writer, replies = client.do_put(descriptor, wire.BLOCKS, options)
+            writer, replies = client.do_put(descriptor, wire.VALUES, options)
             with writer:
-                writer.write_batch(batch)
+                writer.write_with_metadata(encoded.values, encoded.ids)
                 writer.done_writing()
                 reply = replies.read()
             if reply is None:

@@ -64,7 +64,7 @@ class ShardConnection:
             **credentials.client_options(),
         )
         self._headers = credentials.headers()
-        self._request_seconds = request_seconds
+        self._options = self._within(request_seconds)
         self._retry_seconds = retry_seconds
         self._closed = threading.Event()
 
@@ -92,7 +92,7 @@ class ShardConnection:
             ShardError: the shard failed.
             ShardUnavailable: it could not be reached for retry_seconds.
         """
-        options = flight.FlightCallOptions(timeout=seconds or self._request_seconds, headers=self._headers)
+        options = self._options if seconds is None else self._within(seconds)
         give_up = time.monotonic() + (self._retry_seconds if retry_seconds is None else retry_seconds)
         delay = _FIRST_DELAY
         while True:
@@ -105,6 +105,9 @@ class ShardConnection:
                 if delay == _FIRST_DELAY:
                     _log.warning("%s cannot answer, trying again: %s", self._name, _plain(error))
             delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _within(self, seconds: float) -> flight.FlightCallOptions:
+        return flight.FlightCallOptions(timeout=seconds, headers=self._headers)
 
     def _attempt(
         self,

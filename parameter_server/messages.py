@@ -28,16 +28,23 @@ class Request(Message, frozen=True):
 
 
 class Pull(Request, frozen=True):
-    """Asks for the vectors of the blocks of ids that follow."""
+    """Asks for the vectors of as many ids of a table, which follow."""
+
+    table: str
+    ids: Natural
 
 
 class Push(Request, frozen=True):
-    """Announces blocks of ids and gradients. completed_at <i8 (n,), wall-clock milliseconds."""
+    """Announces blocks of ids and gradients: of each its table, how many ids it has, and how many values.
+
+    completed_at <i8 (n,), wall-clock milliseconds.
+    """
 
     trainer: Name
     step: Natural
     event_time: Millis
     completed_at: bytes
+    blocks: tuple[tuple[str, Natural, Natural], ...]
 
 
 class PushDone(Message, frozen=True):

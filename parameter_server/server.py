@@ -28,15 +28,14 @@ BUSY: Final = b"busy"
 
 
 class Slots:
-    """Bounds how many requests are under way."""
+    """Bounds how many requests are under way: `with` it, one is."""
 
     def __init__(self, allowed: int) -> None:
         self._allowed = allowed
         self._lock = threading.Lock()
         self._taken = 0
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Hold a slot; raises FlightUnavailableError with detail BUSY where there is none."""
         with self._lock:
             if self._taken >= self._allowed:
@@ -46,11 +45,10 @@ class Slots:
                     BUSY,
                 )
             self._taken += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._taken -= 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._taken -= 1
 
     def load(self) -> tuple[int, int]:
         """How many are taken, and how many there are."""
@@ -86,6 +84,7 @@ class ShardServer(flight.FlightServerBase):
     def __init__(self, shard: Shard, host: str, port: int, keeper: Keeper | None = None) -> None:
         self._shard = shard
         self._keeper = keeper
+        self._dims = {table.name: table.dim for table in shard.config.tables}
         self._limit = shard.config.max_message_mb * _MEBIBYTE
         self._slots = Slots(shard.config.most_requests)
         credentials = read_credentials(shard.config.security)
@@ -93,30 +92,32 @@ class ShardServer(flight.FlightServerBase):
         super().__init__(f"{credentials.scheme}://{host}:{port}", **credentials.server_options())
 
     def do_exchange(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """A pull: blocks of ids in, blocks of vectors out."""
-        with self._slots.one():
+        """A pull: ids in, vectors out. What is counted is counted while the answer travels."""
+        with self._slots:
             with _request("pull"):
-                self._decode(descriptor.command, messages.Pull)
-                blocks = self._read(reader)
-                self._check_reply(blocks)
-                vectors = self._shard.pull([(block.table, block.ids) for block in blocks])
-                metrics.PULLS.inc()
-                metrics.ROWS_PULLED.inc(sum(len(block.ids) for block in blocks))
-            reply = wire.encode_blocks(
-                [
-                    wire.Block(block.table, block.ids[:0], values.reshape(-1))
-                    for block, values in zip(blocks, vectors, strict=True)
-                ]
-            )
-            metrics.BYTES.labels("out").inc(sum(values.nbytes for values in vectors))
-            writer.begin(wire.BLOCKS)
-            writer.write_batch(reply)
+                request = self._decode(descriptor.command, messages.Pull)
+                chunk = self._read(reader)
+                if chunk.data is not None:
+                    names = ", ".join(chunk.data.schema.names)
+                    raise InvalidRequest(f"columns: {names}; legal is none, since ids are metadata")
+                ids = wire.decode_ids(chunk.app_metadata, request.ids)
+                self._check_size(4 * len(ids) * self._dims.get(request.table, 0))
+                (vectors,) = self._shard.pull([(request.table, ids)])
+            writer.begin(wire.VALUES)
+            writer.write_batch(wire.encode_values(vectors))
+            metrics.PULLS.inc()
+            metrics.ROWS_PULLED.inc(len(ids))
+            metrics.BYTES.labels("in").inc(ids.nbytes)
+            metrics.BYTES.labels("out").inc(vectors.nbytes)
 
     def do_put(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """A push: blocks of ids and gradients in, PushDone out."""
-        with self._slots.one(), _request("push"):
+        with self._slots, _request("push"):
             header = self._decode(descriptor.command, messages.Push)
-            blocks = self._read(reader)
+            chunk = self._read(reader)
+            if chunk.data is None:
+                raise InvalidRequest("columns: none; legal is one batch")
+            blocks = wire.decode_blocks(wire.Encoded(header.blocks, chunk.app_metadata, chunk.data))
             pairs = {block.table: (block.ids, _matrix(block)) for block in blocks}
             if len(pairs) < len(blocks):
                 raise InvalidRequest("table: one occurs twice; legal is each table at most once a push")
@@ -124,12 +125,13 @@ class ShardServer(flight.FlightServerBase):
             reply = self._shard.push(
                 header.trainer, header.step, pairs, header.event_time, completed_at.tolist()
             )
+        writer.write(pa.py_buffer(messages.encode(messages.PushDone(*reply))))
+        metrics.BYTES.labels("in").inc(_size(chunk))
         if reply.applied:
             metrics.PUSHES.inc()
             metrics.ROWS_PUSHED.inc(sum(len(block.ids) for block in blocks))
         else:
             metrics.REPEATS.inc()
-        writer.write(pa.py_buffer(messages.encode(messages.PushDone(*reply))))
 
     def do_get(self, _context: Any, ticket: Any) -> flight.GeneratorStream:
         """A delta: a stream of chunks, made while it is read, and a trailer."""
@@ -140,7 +142,7 @@ class ShardServer(flight.FlightServerBase):
         return flight.GeneratorStream(schema, self._batches(stream, schema))
 
     def _batches(self, stream: DeltaStream, schema: pa.Schema) -> Iterator[Any]:
-        with self._slots.one():
+        with self._slots:
             try:
                 for chunk in stream:
                     metrics.ROWS_SENT.inc(len(chunk.ids))
@@ -160,7 +162,7 @@ class ShardServer(flight.FlightServerBase):
             request = self._decode(action.body, kind)
             if kind is messages.Health:
                 return [messages.encode(actions.answer(request))]
-            with self._slots.one():
+            with self._slots:
                 return [messages.encode(actions.answer(request))]
 
     def list_actions(self, _context: Any) -> list[Any]:
@@ -177,29 +179,27 @@ class ShardServer(flight.FlightServerBase):
             )
         return request
 
-    def _read(self, reader: Any) -> list[wire.Block]:
+    def _read(self, reader: Any) -> Any:
+        """The one message after the head of a request: its `app_metadata` and `data`, or None for either."""
         try:
-            batch = reader.read_chunk().data
+            chunk = reader.read_chunk()
         except StopIteration as error:
-            raise InvalidRequest("columns: none; legal is one batch") from error
+            raise InvalidRequest("message: none; legal is one") from error
         except (pa.ArrowException, OSError) as error:
             # what Arrow says of a message whose parts are not as long as its head claims
             raise InvalidRequest(f"columns: {error}") from error
-        if batch is None:
-            raise InvalidRequest("columns: none; legal is one batch")
-        size = batch.nbytes
-        self._check_size(size)
-        metrics.BYTES.labels("in").inc(size)
-        return wire.decode_blocks(batch)
+        self._check_size(_size(chunk))
+        return chunk
 
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise InvalidRequest(f"message: {size} bytes; legal is at most {self._limit} (max_message_mb)")
 
-    def _check_reply(self, blocks: list[wire.Block]) -> None:
-        """Refuse a pull before its answer, which may be wider than the question, takes up memory."""
-        dims = {table.name: table.dim for table in self._shard.config.tables}
-        self._check_size(sum(4 * len(block.ids) * dims.get(block.table, 0) for block in blocks))
+
+def _size(chunk: Any) -> int:
+    """The bytes of a message."""
+    ids, values = chunk.app_metadata, chunk.data
+    return (0 if ids is None else ids.size) + (0 if values is None else values.get_total_buffer_size())
 
 
 def _matrix(block: wire.Block) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -1,13 +1,12 @@
-"""Columns over Flight: blocks for pulls and pushes, chunks for deltas, in Arrow record batches.
+"""What travels over Flight: ids as bytes beside a message, values and deltas as Arrow record batches.
 
-Shared by server and client; knows neither. A batch has one row a block or chunk, with list columns, so
-that arrays of any width travel typed and, where a batch has one row, without a copy.
+Shared by server and client; knows neither. A pull is ids in and one column of values out, a push both at
+once; values and deltas travel typed and without a copy. Every column and schema less is time off each call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -21,90 +20,127 @@ from schema.records import F32, U64
 
 _U64_LIST: Final = pa.large_list(pa.uint64())
 _F32_LIST: Final = pa.large_list(pa.float32())
-_BLOCK_FIELDS: Final[dict[str, pa.DataType]] = {
-    "table": pa.string(),
-    "ids": _U64_LIST,
-    "values": _F32_LIST,
-}
-BLOCKS: Final = pa.schema(_BLOCK_FIELDS)
+VALUES: Final = pa.schema({"values": pa.float32()})
+"""Vectors or gradients, one after another."""
 CHUNKS: Final = pa.schema(
-    _BLOCK_FIELDS | {"sequence": pa.int64(), "removed": _U64_LIST, "checksum": pa.uint32()}
+    {
+        "table": pa.string(),
+        "ids": _U64_LIST,
+        "values": _F32_LIST,
+        "sequence": pa.int64(),
+        "removed": _U64_LIST,
+        "checksum": pa.uint32(),
+    }
 )
 _HEADER: Final = b"headwater.delta"
+_ID_BYTES: Final = 8
 
 
 class Block(NamedTuple):
-    """ids uint64 (n,) of one table, and float32 values (n * dim,), row after row, or none."""
+    """ids uint64 (n,) of one table, and float32 values (n * dim,), row after row."""
 
     table: str
     ids: U64
     values: F32
 
 
-def encode_blocks(blocks: Sequence[Block]) -> pa.RecordBatch:
-    """One batch of schema BLOCKS."""
-    columns = [
-        _names(tuple(block.table for block in blocks)),
-        _lists([block.ids for block in blocks], _U64_LIST),
-        _lists([block.values for block in blocks], _F32_LIST),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=BLOCKS)
+class Encoded(NamedTuple):
+    """Blocks on their way: of each its table, how many ids and how many values; all ids; all values."""
+
+    extents: tuple[tuple[str, int, int], ...]
+    ids: pa.Buffer
+    values: pa.RecordBatch
 
 
-def decode_blocks(batch: pa.RecordBatch) -> list[Block]:
-    """The blocks of a batch, as read-only views of its memory.
+def encode_ids(ids: U64) -> pa.Buffer:
+    """The bytes <u8 of ids (n,)."""
+    memory: Any = np.ascontiguousarray(ids, "<u8")
+    return pa.py_buffer(memory)
+
+
+def decode_ids(data: pa.Buffer | None, count: int) -> U64:
+    """The `count` ids in bytes <u8, as memory of their own: the message may hold much more.
 
     Raises:
-        InvalidRequest: the batch has another schema, nulls, or offsets that do not fit.
+        InvalidRequest: there are more or fewer bytes; None counts as no bytes.
     """
-    if not batch.schema.equals(BLOCKS):
-        raise InvalidRequest(f"columns: {_describe(batch.schema)}; legal is {_describe(BLOCKS)}")
+    memory = memoryview(b"" if data is None else data)
+    if memory.nbytes != _ID_BYTES * count:
+        raise InvalidRequest(f"ids: {memory.nbytes} bytes for {count} ids; legal is {_ID_BYTES} an id")
+    return np.array(np.frombuffer(memory, "<u8"), np.uint64)
+
+
+def encode_values(values: F32) -> pa.RecordBatch:
+    """One batch of schema VALUES from float32 of any shape."""
+    return pa.RecordBatch.from_arrays([_array(values, np.float32, VALUES.field(0).type)], schema=VALUES)
+
+
+def decode_values(batch: pa.RecordBatch) -> F32:
+    """The values of a batch, (n,), as a read-only view of its memory.
+
+    Raises:
+        InvalidRequest: the batch has another schema, nulls, or is not as long as it says.
+    """
+    if not batch.schema.equals(VALUES):
+        raise InvalidRequest(f"columns: {_describe(batch.schema)}; legal is {_describe(VALUES)}")
     try:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         raise InvalidRequest(f"columns: {error}") from error
-    tables, ids, values = batch.columns
-    _refuse_nulls({"table": tables, "ids": ids, "values": values})
-    names: list[Any] = tables.to_pylist()
-    return [Block(table, _item(ids, row), _item(values, row)) for row, table in enumerate(names)]
+    column: Any = batch.column(0)
+    if column.null_count:
+        raise InvalidRequest(f"column values: {column.null_count} nulls; legal is none")
+    values: F32 = column.to_numpy(zero_copy_only=True)
+    return values
+
+
+def encode_blocks(blocks: Sequence[Block]) -> Encoded:
+    """All that a push has beside its header; without a copy where there is one block."""
+    return Encoded(
+        tuple((block.table, len(block.ids), len(block.values)) for block in blocks),
+        encode_ids(_joined([block.ids for block in blocks], np.uint64)),
+        encode_values(_joined([block.values for block in blocks], np.float32)),
+    )
+
+
+def decode_blocks(encoded: Encoded) -> list[Block]:
+    """The blocks; their values are read-only views of the message.
+
+    Raises:
+        InvalidRequest: as `decode_ids` and `decode_values` do, or not so many values as `extents` say.
+    """
+    ids = decode_ids(encoded.ids, sum(count for _, count, _ in encoded.extents))
+    values = decode_values(encoded.values)
+    claimed = sum(size for _, _, size in encoded.extents)
+    if claimed != len(values):
+        raise InvalidRequest(f"columns: {len(values)} values; legal is the {claimed} that the blocks claim")
+    blocks, first, start = [], 0, 0
+    for table, count, size in encoded.extents:
+        blocks.append(Block(table, ids[first : first + count], values[start : start + size]))
+        first, start = first + count, start + size
+    return blocks
 
 
 def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
-def _refuse_nulls(columns: Mapping[str, Any]) -> None:
-    for name, column in columns.items():
-        nulls = column.null_count
-        if isinstance(column, pa.LargeListArray):
-            nulls += column.values.null_count
-        if nulls:
-            raise InvalidRequest(f"column {name}: {nulls} nulls; legal is none")
+def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
 
 
-@lru_cache(256)
-def _names(tables: tuple[str, ...]) -> pa.Array[Any]:
-    return pa.array(tables, pa.string())
+def _list(values: NDArray[Any], kind: Any) -> Any:
+    """A list column of one row; from buffers, since what pa.array would look for is known to be there."""
+    dtype = np.uint64 if kind is _U64_LIST else np.float32
+    ends: Any = np.array((0, values.size), np.int64)
+    return pa.Array.from_buffers(
+        kind, 1, [None, pa.py_buffer(ends)], children=[_array(values, dtype, kind.value_type)]
+    )
 
 
-def _lists(arrays: Sequence[NDArray[Any]], kind: Any) -> Any:
-    """A list column of `kind`, from buffers: what pa.array would look for is known to be there."""
-    dtype = kind.value_type.to_pandas_dtype()
-    offsets = np.zeros(len(arrays) + 1, np.int64)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
-    values = arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
-    items: Any = pa.Array.from_buffers(kind.value_type, len(values), [None, _buffer(values, dtype)])
-    starts = _buffer(offsets, np.int64)
-    return pa.Array.from_buffers(kind, len(arrays), [None, starts], children=[items])
-
-
-def _buffer(values: NDArray[Any], dtype: type[np.generic]) -> pa.Buffer:
+def _array(values: NDArray[Any], dtype: type[np.generic], kind: Any) -> Any:
     memory: Any = np.ascontiguousarray(values, dtype)
-    return pa.py_buffer(memory)
-
-
-def _item(column: Any, row: int) -> Any:
-    return column[row].values.to_numpy(zero_copy_only=True)
+    return pa.Array.from_buffers(kind, memory.size, [None, pa.py_buffer(memory)])
 
 
 class _Trace(msgspec.Struct, frozen=True, array_like=True):
@@ -155,10 +191,10 @@ def encode_chunk(chunk: Chunk, schema: pa.Schema) -> pa.RecordBatch:
     """One batch of one row."""
     columns = [
         pa.array([chunk.table], pa.string()),
-        _lists([chunk.ids], _U64_LIST),
-        _lists([chunk.vectors.reshape(-1)], _F32_LIST),
+        _list(chunk.ids, _U64_LIST),
+        _list(chunk.vectors, _F32_LIST),
         pa.array([chunk.sequence], pa.int64()),
-        _lists([chunk.removed], _U64_LIST),
+        _list(chunk.removed, _U64_LIST),
         pa.array([chunk.checksum], pa.uint32()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
@@ -196,13 +232,13 @@ def decode_delta(schema: pa.Schema, batches: Iterable[tuple[pa.RecordBatch, Any]
 
 
 def _chunk(batch: pa.RecordBatch) -> Chunk:
-    ids = _item(batch.column("ids"), 0)
-    values = _item(batch.column("values"), 0)
+    ids = batch.column("ids")[0].values.to_numpy(zero_copy_only=True)
+    values = batch.column("values")[0].values.to_numpy(zero_copy_only=True)
     return Chunk(
         batch.column("table")[0].as_py(),
         batch.column("sequence")[0].as_py(),
         ids,
         values.reshape(len(ids), -1) if len(ids) else values.reshape(0, 0),
-        _item(batch.column("removed"), 0),
+        batch.column("removed")[0].values.to_numpy(zero_copy_only=True),
         batch.column("checksum")[0].as_py(),
     )

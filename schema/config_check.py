@@ -139,18 +139,27 @@ def _check_retrieval(config: Config) -> None:
     if retrieval.user_id and "user.id" not in sources:
         raise ConfigError("retrieval.user_id: true; legal is false, for no slot's source is user.id")
     taken = {s.table for s in config.features.slots}
-    free = {t.name: t.dim for t in config.parameter_server.tables if t.name not in taken}
+    free = {t.name: t for t in config.parameter_server.tables if t.name not in taken}
     _one_of("retrieval.table", retrieval.table, free)
-    if free[retrieval.table] < _LEAST_DIM:
-        raise ConfigError(
-            f"retrieval.table: {retrieval.table!r} has rows of 1 float; legal is at least {_LEAST_DIM}: "
-            "a vector and a bias"
-        )
+    _check_retrieval_table(free[retrieval.table])
     total = retrieval.nodes**retrieval.depth
     if not retrieval.paths <= total <= PATHS_LIMIT:
         raise ConfigError(
             f"retrieval.nodes: {retrieval.nodes} in {retrieval.depth} layers are {total} paths; "
             f"legal is retrieval.paths, {retrieval.paths}, to {PATHS_LIMIT}"
+        )
+
+
+def _check_retrieval_table(table: TableConfig) -> None:
+    if table.dim < _LEAST_DIM:
+        raise ConfigError(
+            f"retrieval.table: {table.name!r} has rows of 1 float; legal is at least {_LEAST_DIM}: "
+            "a vector and a bias"
+        )
+    if table.grow_at or table.classes != (table.dim,):
+        raise ConfigError(
+            f"retrieval.table: the rows of {table.name!r} grow, in widths {table.classes}; legal is a table "
+            "of one width, whose last float is the bias"
         )
 
 

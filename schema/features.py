@@ -10,7 +10,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import chain
+from itertools import chain, repeat
 from typing import Final
 
 import numpy as np
@@ -83,10 +83,9 @@ class FeatureBuilder:
     def build(self, user: Encoded, moment: Moment, items: Sequence[Encoded]) -> Features:
         """The feature columns of one request that shows `items` to `user` at `moment`."""
         pairs = chain(zip(self._user_slots, user.ids, strict=True), self._moment_ids(moment))
-        context = tuple(_ragged(slot.slot, [ids]) for slot, ids in pairs)
-        columns = tuple(
-            _ragged(slot.slot, [item.ids[i] for item in items]) for i, slot in enumerate(self._item_slots)
-        )
+        context = tuple([_ragged(slot.slot, (ids,)) for slot, ids in pairs])
+        by_slot = zip(*[item.ids for item in items], strict=True) if items else repeat(())
+        columns = tuple([_ragged(s.slot, cells) for s, cells in zip(self._item_slots, by_slot, strict=False)])
         return Features(context, columns, user.values, b"".join([item.values for item in items]))
 
     def _encode(
@@ -121,10 +120,10 @@ def _cell(ids: Sequence[int]) -> bytes:
 
 
 def _ragged(slot: int, rows: Sequence[bytes]) -> IdColumn:
-    flat, sizes = b"".join(rows), [len(row) for row in rows]
-    if set(sizes) == _ONE:
+    flat = b"".join(rows)
+    if set(map(len, rows)) == _ONE:
         return IdColumn(slot, flat)
-    return IdColumn(slot, flat, struct.pack(f"<{len(sizes)}H", *[size // 8 for size in sizes]))
+    return IdColumn(slot, flat, struct.pack(f"<{len(rows)}H", *[len(row) // 8 for row in rows]))
 
 
 def _transformed(dense: DenseConfig, value: float) -> float:

@@ -68,6 +68,9 @@ def _serve(config: Config, index: int, listener: socket.socket) -> None:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=_DRAIN_SECONDS,
+            # nobody here asks whose request it is
+            proxy_headers=False,
+            server_header=False,
         )
     )
     crashed = _stop_when_a_thread_fails()

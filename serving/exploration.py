@@ -41,10 +41,11 @@ def slate(order: I64, size: int, share: float, rng: np.random.Generator) -> Slat
     """
     size = min(size, len(order))
     explored = rng.random(size) < share
-    left = len(order) - np.arange(size)
-    propensities = np.where(explored, share / left, 1.0 - share + share / left)
+    left = np.arange(len(order), len(order) - size, -1)
     if not explored.any():
-        return Slate(order[:size].copy(), propensities.astype(np.float32), explored)
+        best = (1.0 - share + share / left).astype(np.float32)
+        return Slate(order[:size].copy(), best, explored)
+    propensities = np.where(explored, share / left, 1.0 - share + share / left)
     remaining, chosen = order.tolist(), []
     for position in range(size):
         at = int(rng.integers(len(remaining))) if explored[position] else 0

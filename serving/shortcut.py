@@ -60,8 +60,11 @@ class Shortcut:
                 length = (b"content-length", b"%d" % len(answer))
                 await send({"type": "http.response.start", "status": 200, "headers": [_JSON, length]})
                 await send({"type": "http.response.body", "body": answer})
-                # the client has its feed: what is left need not keep it waiting
-                self._feeds.note(made)
+                try:
+                    # the loop writes at the end of its turn: what is left need not keep the client waiting
+                    await asyncio.sleep(0)
+                finally:
+                    self._feeds.note(made)
                 return
         await self._app(scope, again(body, receive), send)
 

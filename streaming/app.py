@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -36,13 +36,15 @@ _FRAME_BYTES: Final = 4096
 
 
 class Intake(Protocol):
-    """Who takes the messages. Who has `gate` may read; `rounds` counts the fetches taken."""
+    """Who takes the messages. Who has `gate` may read."""
 
     gate: asyncio.Lock
-    rounds: int
 
-    async def take(self, place: TP, records: Sequence[Any]) -> None:
-        """Messages of a topic's partition, in order."""
+    def wants(self, place: TP) -> bool:
+        """Whether messages of a topic's partition may be fetched now; of one at least they may."""
+
+    async def take(self, fetched: Mapping[TP, Sequence[Any]]) -> None:
+        """What a fetch brought of each topic's partition, in order; nothing, perhaps."""
 
     async def assigned_now(self, places: set[TP]) -> None:
         """These are this worker's from now on; nothing is read before this returns."""
@@ -85,15 +87,17 @@ class _Consumer(driver.Consumer):
             if not self.transport.app.should_stop:
                 raise
 
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
+        wanted = {place for place in active_partitions or () if self.app.intake.wants(place)}
+        return await super()._getmany(wanted, timeout) if wanted else {}
+
     async def _drain_once(self, intake: Intake) -> None:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
         async with intake.gate:
             records, active = await self._wait_next_records(_POLL_SECONDS)
-            for place, batch in (records or {}).items():
-                if active is None or place in active:
-                    await intake.take(TP(place.topic, place.partition), batch)
-            intake.rounds += 1
+            places = {p: TP(p.topic, p.partition) for p in records or {} if active is None or p in active}
+            await intake.take({places[p]: batch for p, batch in (records or {}).items() if p in places})
         await asyncio.sleep(0)
 
 

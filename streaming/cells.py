@@ -64,25 +64,16 @@ def scatter(cells: int, rows: Sequence[int], tasks: int) -> int:
 
 def flags(cells: int, rows: int, tasks: int) -> bytes:
     """The set as a column u1 (rows, tasks)."""
-    if cells == every(rows, tasks):
-        return _ones(rows * tasks)
-    column = bytearray(rows * tasks)
-    while cells:
-        lowest = cells & -cells
-        column[lowest.bit_length() - 1] = 1
-        cells ^= lowest
-    return bytes(column)
+    size = rows * tasks
+    if cells == (1 << size) - 1:
+        return _ones(size)
+    return b"".join([_FLAGS[byte] for byte in cells.to_bytes((size + 7) // 8, "little")])[:size]
 
 
 def labels(cells: int, rows: int, tasks: int) -> bytes:
     """The set as a column <f4 (rows, tasks) of 1.0 and 0.0."""
-    column = bytearray(4 * rows * tasks)
-    while cells:
-        lowest = cells & -cells
-        at = 4 * lowest.bit_length()
-        column[at - 4 : at] = _ONE
-        cells ^= lowest
-    return bytes(column)
+    size = rows * tasks
+    return b"".join([_LABELS[byte] for byte in cells.to_bytes((size + 7) // 8, "little")])[: 4 * size]
 
 
 def from_flags(column: bytes) -> int:
@@ -100,7 +91,9 @@ def to_bytes(cells: int) -> bytes:
     return cells.to_bytes((cells.bit_length() + 7) // 8, "little")
 
 
-_ONE: Final = struct.pack("<f", 1.0)
+_FLAGS: Final = tuple(bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256))
+_LABELS: Final = tuple(struct.pack("<8f", *flags) for flags in _FLAGS)
+"""The columns of the eight pairs that a byte of a set holds."""
 
 
 @lru_cache(maxsize=4096)

@@ -36,6 +36,9 @@ class Head(Record, frozen=True, array_like=True, tag=1, gc=False):
         return len(self.items) // 8
 
 
+Log = tuple[bytes, Head, int]
+"""A feature log: packed, its head, and its index in the envelope."""
+
 pack: Final = msgspec.msgpack.Encoder().encode
 """A feature log, whole or as its head, as bytes; what comes in an envelope is that already."""
 

@@ -19,6 +19,7 @@ from schema.config import Config
 from streaming.clocks import steady_ms, wall_ms
 from streaming.counts import Counts
 from streaming.emitter import MissingLog
+from streaming.inlet import Inlet
 from streaming.late import LateStore, LateStoreError, MemoryStore
 from streaming.partition import Partition, Timing
 from streaming.reread import Reread, Stopped
@@ -84,6 +85,7 @@ class Holding:
             counts=counts,
             now=steady_ms(),
         )
+        self.inlet = Inlet(self.partition.clock, round(streaming.disorder_seconds * 1000))
         self.partition.join.held = True
         self.partition.join.store_behind = self._disk is not None
         self.partition.join.whole = config.streaming.late_horizon_seconds == 0

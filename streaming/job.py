@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 _TICK_SECONDS: Final = 0.1
 _FLUSH_AT: Final = 64
 _FULL_AT: Final = 2048
-_CHUNK: Final = 128
 _REVOKE_SECONDS: Final = 2.0
 
 
@@ -110,16 +109,29 @@ class Job:
         holdings, self.holdings = self.holdings, {}
         await asyncio.gather(*(holding.close() for holding in holdings.values()))
 
-    async def take(self, place: TP, records: Sequence[Any]) -> None:
-        """As `Intake`. What is left of them when partitions change hands is read again by the next owner."""
+    def wants(self, place: TP) -> bool:
+        """As `Intake`."""
         holding = self.holdings.get(place.partition)
-        side = self._sides[place.topic]
-        if holding is None or not await self._begins_right(holding, side, place, records[0].offset):
-            return
-        for start in range(0, len(records), _CHUNK):
-            if not self._has(holding):
-                return
-            self._receive(holding, side, records[start : start + _CHUNK])
+        return holding is None or not self._has(holding) or holding.inlet.wants(self._sides[place.topic])
+
+    async def take(self, fetched: Mapping[TP, Sequence[Any]]) -> None:
+        """As `Intake`. What is left of them when partitions change hands is read again by the next owner."""
+        for place, records in fetched.items():
+            holding, side = self.holdings.get(place.partition), self._sides[place.topic]
+            if holding is not None and await self._begins_right(holding, side, place, records[0].offset):
+                holding.inlet.add(side, records)
+        for holding in list(self.holdings.values()):
+            await self._work_off(holding)
+        self.rounds += not any(len(holding.inlet) for holding in self.holdings.values())
+
+    async def _work_off(self, holding: Holding) -> None:
+        """Join what was fetched, but for what had better wait."""
+
+        def more(side: Side) -> bool:
+            return self._offsets.more(TP(self._names[side], holding.number))
+
+        while self._has(holding) and (some := holding.inlet.take(more, steady_ms())) is not None:
+            self._receive(holding, *some)
             if holding.partition.outbox >= _FLUSH_AT:
                 self._wake.set()
             await asyncio.sleep(0)

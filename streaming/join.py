@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from schema.records import ActionBatch, Heartbeat
 from streaming import cells
+from streaming.attach import Attacher
 from streaming.counts import Counts
-from streaming.emission import Rejected
 from streaming.emitter import Emitter, unpacked
-from streaming.heads import Head
+from streaming.heads import Log
 from streaming.late import LateStore
 from streaming.parked import Parked
-from streaming.request import Request
+from streaming.request import Request, State
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.waiting import Arrival, Waiting
+
+
+class Heard(NamedTuple):
+    """A message's actions: how many there were, and the latest event time to go by, -1 without any."""
+
+    actions: int
+    newest: int
 
 
 class Join:
@@ -43,8 +52,8 @@ class Join:
     def __init__(self, number: int, rules: Rules, sampler: Sampler, store: LateStore, counts: Counts) -> None:
         self._emitter = Emitter(number, rules, sampler, store, counts)
         self.emitted = self._emitter.emitted
-        self.rejected: list[Rejected] = []
-        self.released: list[int] = []
+        self._attacher = Attacher(rules, self._emitter, counts)
+        self.rejected, self.released = self._attacher.rejected, self._attacher.released
         self.settled: list[Request] = []
         self.held = False
         self.store_behind = False
@@ -64,30 +73,26 @@ class Join:
         self._closed_below = 0
         self._meanwhile: set[str] = set()
 
-    def open(self, head: Head, packed: bytes, offset: int, index: int) -> int | None:
-        """A feature log came.
+    def open(self, logs: Sequence[Log], offset: int) -> list[int]:
+        """The feature logs of a message came.
 
         Returns:
-            None, or for a duplicate, which changes nothing, the offset of the log that came first.
+            For each duplicate, which changes nothing, the offset of the log that came first.
         """
-        request_id = head.request_id
-        known = self._requests.get(request_id)
-        state = None if known is not None else self._store.state(request_id)
-        first = known or state
-        if first is not None and (first.offset, first.index) != (offset, index):
-            self._counts.duplicates += 1
-            return first.offset
-        if known is not None:  # an action has found it on disk before its log was read again
-            known.owes_log = True
-            self.emitted.append(known)
-            return None
-        request = Request(head, packed, offset, index)
-        if state is not None:  # an earlier owner had it, and emitted this much
-            request.resume(state)
-        self._admit(request)
-        if not self.held:
-            self._begin(request)
-        return None
+        doubled = []
+        states = self._store.states([head.request_id for _, head, _ in logs])
+        for (packed, head, index), state in zip(logs, states, strict=True):
+            known = self._requests.get(head.request_id)
+            first = known or state
+            if first is not None and (first.offset, first.index) != (offset, index):
+                doubled.append(first.offset)
+            elif known is not None:  # an action has found it on disk before its log was read again
+                known.owes_log = True
+                self.emitted.append(known)
+            else:
+                self._admit(Request(head, packed, offset, index), state)
+        self._counts.duplicates += len(doubled)
+        return doubled
 
     def act(self, arrival: Arrival) -> None:
         """An action came: it makes a label, waits, or ends in `rejected` or `released`."""
@@ -102,6 +107,41 @@ class Join:
         else:
             self._dispatch(arrival)
 
+    def hear(self, records: Sequence[ActionBatch | Heartbeat], offset: int, limit: int) -> Heard:
+        """A message of actions came; those of after `limit` are refused.
+
+        Most only add to the hits of a request that gathers: for them it does all that `act` would.
+        """
+        requests, kinds, tasks, reach = self._requests, self._kinds, self._tasks, self._reach
+        of_item, newest, count = cells.of_item, -1, 0
+        for position, record in enumerate(records):
+            if type(record) is not ActionBatch:
+                continue
+            for action in record.actions:
+                count += 1
+                event_time = action.event_time
+                if event_time > limit:
+                    arrival = Arrival(action, record.user_id, offset, position)
+                    self._attacher.reject(arrival, "future_event", f"event time {event_time} is past {limit}")
+                    continue
+                if event_time > newest:  # noqa: PLR1730 - not at the price of a call
+                    newest = event_time
+                request = requests.get(action.request_id)
+                if request is not None and request.gathers and action.kind in kinds:
+                    hits = request.hits
+                    fresh = of_item(request.items, action.item_id, kinds[action.kind], tasks) & ~hits
+                    if fresh and event_time <= request.event_time + reach:
+                        request.hits = hits | fresh
+                        request.last_action = offset
+                        owed = request.action_offsets
+                        if owed is None:
+                            request.action_offsets = [offset]
+                        else:
+                            owed.append(offset)
+                        continue
+                self.act(Arrival(action, record.user_id, offset, position))
+        return Heard(count, newest)
+
     def advance(self, watermark: int) -> None:
         """Event time has come to `watermark`: an event older than that is not expected any more."""
         if self.held:
@@ -110,25 +150,33 @@ class Join:
             self._set_aside(over)
         while self._closing and self._closing[0][0] < watermark:
             request = heapq.heappop(self._closing)[2]
-            if request.open:
+            if request.due:
                 self._close(request)
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
-                self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
+                self._attacher.give_up(arrival)
 
-    def recalled(self, closed_below: int = 0) -> None:
+    def recalled(self, closed_below: int = 0) -> list[tuple[int, int]]:
         """What earlier owners emitted is in the store: open requests take it over, closes may go on.
 
         Args:
             closed_below: they closed the requests of feature logs below this offset, and have said so.
+
+        Returns:
+            Of each duplicate among the open requests, the offset of the log that came first and its own.
         """
-        self.held, self._closed_below = False, closed_below
+        self.held, self._closed_below, doubled = False, closed_below, []
         for request in sorted((r for _, _, r in self._closing), key=lambda r: r.offset):
             state = self._store.state(request.request_id)
-            if state is not None and (state.offset, state.index) == (request.offset, request.index):
+            if state is not None and (state.offset, state.index) != (request.offset, request.index):
+                self._forget(request)
+                doubled.append((state.offset, request.offset))
+                continue
+            if state is not None:
                 request.resume(state)
             self._begin(request)
         self._try_again()
+        return doubled
 
     def park_again(self, arrivals: Sequence[Arrival]) -> None:
         """Actions of the past, acknowledged by earlier owners, whose feature logs had not come."""
@@ -168,23 +216,27 @@ class Join:
         request.in_flight -= 1
         self._settle(request)
 
+    def _forget(self, duplicate: Request) -> None:
+        del self._requests[duplicate.request_id]
+        duplicate.due = False
+        self.open_requests -= 1
+        self._counts.duplicates += 1
+
     def _begin(self, request: Request) -> None:
         """All that was said of `request` before is known."""
         request.mean = self._sampler.mean(request.offset)
-        if request.offset < self._closed_below:
-            # nothing may be said on time any more, and rows without a trace are those that sampling dropped
-            self._over(request)
-            self.emitted.append(request)
-        self._attach_parked(request)
-        for arrival in self.waiting.take(request.request_id):
-            self._attach(request, arrival)
-        self._settle(request)
+        # rows of which nothing was said before that are those that sampling dropped
+        request.open = request.offset >= self._closed_below
+        if self.parked:
+            self._attach_parked(request)
+        if self.waiting:
+            for arrival in self.waiting.take(request.request_id):
+                self._attach(request, arrival)
+        request.gathers = request.open and not request.spoken and not self._rules.early
 
-    def _over(self, request: Request) -> None:
-        request.open = False
-        self.open_requests -= 1
-
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: Request, state: State | None) -> None:
+        if state is not None:  # an earlier owner had it, and emitted this much
+            request.resume(state)
         self._requests[request.request_id] = request
         self._ticket += 1
         close_at = request.event_time + self._rules.window
@@ -194,6 +246,8 @@ class Join:
             self._store.put_log(request.request_id, request.packed)
             request.packed, request.stored = None, True
             self._counts.spilled += 1
+        if not self.held:
+            self._begin(request)
 
     def _try_again(self) -> None:
         for arrival in self.waiting.take_all():
@@ -226,7 +280,7 @@ class Join:
             self.released.extend([a.offset for a in arrivals])
         else:
             for arrival in arrivals:
-                self._reject(arrival, "unmatched_action", f"no feature log of {arrival.action.request_id!r}")
+                self._attacher.give_up(arrival)
 
     def _park(self, arrivals: Sequence[Arrival]) -> None:
         self.parked.add(arrivals)
@@ -242,59 +296,23 @@ class Join:
             self.parked.drop(request.request_id)
 
     def _attach(self, request: Request, arrival: Arrival) -> None:
-        action, offset = arrival.action, arrival.offset
-        # also for those that change nothing: a re-reader who meets one must find the request again
-        if offset > request.last_action and not arrival.parked:
-            request.last_action = offset
-        hit = cells.of_item(request.items, action.item_id, self._kinds[action.kind], self._tasks)
-        fresh = hit & ~request.hits
-        counts = action.event_time <= request.event_time + self._reach and (request.open or self._makes_late)
-        if not fresh or not counts:
-            self._refuse(request, arrival, hit, fresh)
-            return
-        request.hits |= fresh
-        if not arrival.parked:
-            request.owe(offset)
-        if not request.open or request.spoken or self._rules.early:
-            self._tell(request, fresh, arrival)
-
-    def _refuse(self, request: Request, arrival: Arrival, hit: int, fresh: int) -> None:
-        """No label comes of `arrival`."""
-        if not hit:
-            item = arrival.action.item_id
-            self._reject(arrival, "unknown_item", f"item {item} was not shown in this request")
-        elif not fresh:
-            self._counts.duplicates += 1
-            if not arrival.parked:
-                self.released.append(arrival.offset)
-        elif arrival.action.event_time > request.event_time + self._reach:
-            end = request.event_time + self._reach
-            self._reject(arrival, "late_action", f"actions for it counted until {end}")
-        else:
-            self._reject(arrival, "late_action", "the labels of this request have been emitted")
-
-    def _tell(self, request: Request, fresh: int, arrival: Arrival) -> None:
-        """Emit what does not wait for the close."""
-        if not request.open:
+        self._attacher.attach(request, arrival)
+        if request.in_flight and not request.open:  # one that was found on disk
             self._requests[request.request_id] = request
-            self._emitter.late(request, fresh, arrival.offset)
-            return
-        # an earlier owner may have closed it, and emitted these as negatives
-        taken_back = fresh & request.spoken
-        if taken_back:
-            self._emitter.late(request, taken_back, arrival.offset)
-        early = fresh & ~request.spoken
-        if early and self._rules.early:
-            self._emitter.early(request, early)
 
     def _close(self, request: Request) -> None:
-        self._over(request)
-        self._emitter.close(request)
+        self.open_requests -= 1
+        request.due = False
+        if request.open:
+            request.open = request.gathers = False
+            self._emitter.close(request)
+        else:
+            self.emitted.append(request)
         self._settle(request)
 
     def _settle(self, request: Request) -> None:
         """Put `request` away if it has closed and all that was emitted of it has arrived."""
-        if request.open or request.in_flight:
+        if request.due or request.in_flight:
             return
         del self._requests[request.request_id]
         if request.packed is not None and not request.stored:
@@ -305,6 +323,3 @@ class Join:
         if not self.whole:
             self._meanwhile.add(request.request_id)
         self.settled.append(request)
-
-    def _reject(self, arrival: Arrival, reason: str, detail: str) -> None:
-        self.rejected.append(Rejected(arrival, reason, detail))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -42,6 +43,9 @@ class LateStore(Protocol):
 
     def state(self, request_id: str) -> State | None:
         """What was emitted of a request, None if it is not known."""
+
+    def states(self, request_ids: Sequence[str]) -> list[State | None]:
+        """As `state` for each."""
 
     def log(self, request_id: str) -> bytes | None:
         """Its feature log, packed, None if it is not kept."""
@@ -85,6 +89,10 @@ class MemoryStore:
     def state(self, request_id: str) -> State | None:
         """As the interface."""
         return self._states.get(request_id)
+
+    def states(self, request_ids: Sequence[str]) -> list[State | None]:
+        """As the interface."""
+        return [self._states.get(request_id) for request_id in request_ids]
 
     def log(self, request_id: str) -> bytes | None:
         """As the interface."""

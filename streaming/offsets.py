@@ -39,6 +39,16 @@ class Offsets:
         committed = await thread.call_thread(client.committed, place)
         return int(committed or (await self._app.consumer.earliest_offsets(place))[place])
 
+    def more(self, place: TP) -> bool:
+        """Whether Kafka has told of messages that were not handed out yet."""
+        client = self._app.consumer._thread._ensure_consumer()  # type: ignore[attr-defined]  # noqa: SLF001
+        subscription = client._subscription.subscription  # noqa: SLF001
+        assignment = None if subscription is None else subscription.assignment
+        state = assignment.state_value(place) if assignment is not None else None
+        if state is None or not state.has_valid_position or state.highwater is None:
+            return False
+        return bool(state.position < state.highwater)
+
     def unread(self, read: Mapping[TP, int]) -> dict[tuple[str, int], int]:
         """How many messages lie beyond those read; nothing is said of a topic that was not begun."""
         ends = {place: self._app.consumer.highwater(place) or 0 for place, at in read.items() if at}

@@ -5,16 +5,17 @@ Ties the join, its watermark and the trackers of both topics together. Knows nei
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from schema.codec import USER_ACTIONS
 from schema.errors import InvalidMessage
-from schema.records import ActionBatch, Heartbeat, SampleBlock
+from schema.records import Heartbeat, SampleBlock
 from streaming import heads
 from streaming.blocks import BlockMaker
 from streaming.counts import Counts
-from streaming.emission import Emission, Rejected
-from streaming.heads import Head
+from streaming.emission import Emission
+from streaming.heads import Head, Log
 from streaming.join import Join
 from streaming.late import LateStore
 from streaming.ledger import Ledger
@@ -24,7 +25,6 @@ from streaming.recall import Recalled
 from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler
-from streaming.waiting import Arrival
 from streaming.watermark import Side, Watermark
 
 FUTURE_MS: Final = 3_600_000
@@ -118,10 +118,11 @@ class Partition:
         self._collect(completed_at)
 
     def recalled(self, past: Recalled, completed_at: int) -> None:
-        """What earlier owners emitted is in the store now, as `Join.recalled`; `completed_at`: as `advance`."""
+        """What earlier owners emitted is in the store now, as `Join.recalled`."""
         for one in past.scored:
             self._sampler.note(one)
-        self.join.recalled(past.closed_below)
+        for first, offset in self.join.recalled(past.closed_below):
+            self._ledger.doubled(first, offset)
         self._collect(completed_at)
 
     def caught_up(self, found: Sequence[str], completed_at: int) -> None:
@@ -186,21 +187,19 @@ class Partition:
         self._ledger.came(Side.FEATURES, offset, len(records))
         limit = message.timestamp + FUTURE_MS
         newest = _NONE
-        sound: list[tuple[int, bytes, Head]] = []
+        sound: list[Log] = []
         for index, (packed, record) in enumerate(records):
             if isinstance(record, Heartbeat):
                 self._heartbeat(record)
                 self._ledger.passed(Side.FEATURES, offset)
             elif self._usable(record, packed, (offset, index), limit):
                 newest = max(newest, record.event_time)
-                sound.append((index, packed, record))
+                sound.append((packed, record, index))
         if self._sampler.by_score:
-            self._sampler.note(self._sampler.score(offset, [head for _, _, head in sound]))
+            self._sampler.note(self._sampler.score(offset, [head for _, head, _ in sound]))
         self._counts.feature_logs += len(sound)
-        for index, packed, head in sound:
-            first = self.join.open(head, packed, offset, index)
-            if first is not None:
-                self._ledger.doubled(first, offset)
+        for first in self.join.open(sound, offset):
+            self._ledger.doubled(first, offset)
         return newest
 
     def _usable(self, head: Head, packed: bytes, place: tuple[int, int], limit: int) -> bool:
@@ -220,30 +219,13 @@ class Partition:
         except InvalidMessage as error:
             self._unreadable(Side.ACTIONS, message, error)
             return _NONE
-        total = sum([len(r.actions) if isinstance(r, ActionBatch) else 1 for r in records])
-        self._ledger.came(Side.ACTIONS, offset, total)
-        limit = message.timestamp + FUTURE_MS
-        newest = _NONE
-        act = self.join.act
-        for position, record in enumerate(records):
-            if isinstance(record, Heartbeat):
-                self._heartbeat(record)
-                self._ledger.passed(Side.ACTIONS, offset)
-                total -= 1
-                continue
-            for action in record.actions:
-                arrival = Arrival(action, record.user_id, offset, position)
-                if action.event_time > limit:
-                    self._from_the_future(arrival, limit)
-                    continue
-                newest = max(newest, action.event_time)
-                act(arrival)
-        self._counts.actions += total
-        return newest
-
-    def _from_the_future(self, arrival: Arrival, limit: int) -> None:
-        detail = f"event time {arrival.action.event_time} is past {limit}"
-        self.join.rejected.append(Rejected(arrival, "future_event", detail))
+        beats = [record for record in records if type(record) is Heartbeat]
+        heard = self.join.hear(records, offset, message.timestamp + FUTURE_MS)
+        self._ledger.came(Side.ACTIONS, offset, heard.actions)
+        for beat in beats:
+            self._heartbeat(beat)
+        self._counts.actions += heard.actions
+        return heard.newest
 
     def _heartbeat(self, record: Heartbeat) -> None:
         self._counts.heartbeats += 1

@@ -11,14 +11,11 @@ from typing import NamedTuple
 
 from schema.records import ActionBatch, Heartbeat, SampleBlock
 from streaming import cells
-from streaming.heads import Head
+from streaming.heads import Log
 from streaming.late import FIRST, LateStore
 from streaming.request import State
 from streaming.sampling import Sampler, Scored
 from streaming.waiting import Arrival
-
-Log = tuple[bytes, Head, int]
-"""A feature log: packed, its head, and its index in the envelope."""
 
 
 class Recalled(NamedTuple):

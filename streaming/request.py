@@ -35,12 +35,16 @@ class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
-    of it lie in the late store.
+    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
+    that of an earlier owner may have. `gathers`: nothing is said of it before its close, so that an action
+    only adds to its hits.
     """
 
     __slots__ = (
         "action_offsets",
+        "due",
         "event_time",
+        "gathers",
         "hits",
         "in_flight",
         "index",
@@ -70,8 +74,10 @@ class Request:
         self.spoken = 0
         self.action_offsets: list[int] | None = None
         self.last_action = -1
+        self.gathers = False
         self.in_flight = 0
         self.open = True
+        self.due = True
         self.owes_log = True
         self.parked = False
         self.stored = False
@@ -83,7 +89,7 @@ class Request:
         request.stored = True
         request.resume(state)
         request.mean = state.mean
-        request.open = request.owes_log = False
+        request.open = request.due = request.owes_log = False
         return request
 
     def __len__(self) -> int:

@@ -18,9 +18,9 @@ from schema.config import Config
 from schema.errors import InvalidMessage
 from schema.records import SampleBlock
 from streaming import heads
-from streaming.heads import Head, Outlines
+from streaming.heads import Head, Log, Outlines
 from streaming.late import LateStore
-from streaming.recall import Log, Recalled, absorb_blocks, absorb_logs, found, orphans
+from streaming.recall import Recalled, absorb_blocks, absorb_logs, found, orphans
 from streaming.rocks import Mark
 from streaming.sampling import STRETCH, Sampler
 from streaming.waiting import Arrival

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch
+from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from streaming.late import Group, LateStoreError, Place
 from streaming.request import State
@@ -25,6 +26,7 @@ _BLOOM_BITS: Final = 10
 _CACHE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 16 << 20
 _PENDING: Final = 256
+_PERSIST_MS: Final = 10_000
 _VERSION: Final = 2
 
 
@@ -51,15 +53,15 @@ class RocksStore:
         LateStoreError: it cannot be opened, or holds nonsense.
     """
 
-    _batch: WriteBatch
     _folder: Path
+    _pending: dict[bytes, bytes | None]
+    _persist_at: int
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
         self._prepare(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            access = AccessType.with_ttl(max(1, int(keep_seconds)))
-            self._db = Rdict(str(folder), _options(), access_type=access)
+            self._db = _opened(folder, max(1, int(keep_seconds)))
             self.mark: Mark | None = self._get(_MARK, _mark)
         except LateStoreError:
             raise
@@ -77,6 +79,17 @@ class RocksStore:
         """As `late.LateStore`."""
         state: State | None = self._get(_STATE + request_id.encode(), self._decode_state)
         return state
+
+    def states(self, request_ids: Sequence[str]) -> list[State | None]:
+        """As `late.LateStore`."""
+        keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
+        pending, decode = self._pending, self._decode_state
+        try:
+            stored: Any = self._db.get(keys)
+            values = [pending.get(key, value) for key, value in zip(keys, stored, strict=True)]
+            return [None if value is None else decode(value) for value in values]
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
 
     def log(self, request_id: str) -> bytes | None:
         """As `late.LateStore`."""
@@ -103,8 +116,8 @@ class RocksStore:
 
     def drop_group(self, place: Place) -> None:
         """As `late.LateStore`."""
-        self._batch.delete(_place_key(place))
-        self._batch.delete(_GROUP + place.request_id.encode())
+        self._put(_place_key(place), None)
+        self._put(_GROUP + place.request_id.encode(), None)
 
     def next_group(self, after: Place) -> Place | None:
         """As `late.LateStore`."""
@@ -120,18 +133,33 @@ class RocksStore:
         return Place(int.from_bytes(key[1:9], "big"), key[9:].decode())
 
     def set_mark(self, low: int, actions: int) -> None:
-        """State how far the store goes; with the next `flush`."""
+        """State how far the store goes; with the next `flush`, and to outlive a kill within ten seconds."""
         self.mark = Mark(low, time.time_ns() // 1_000_000, actions)
         self._put(_MARK, self._encode(self.mark))
+        if self.mark.at >= self._persist_at:
+            self._persist_at = self.mark.at + _PERSIST_MS
+            self.flush()
+            self._persist()
 
     def flush(self) -> None:
-        """As `late.LateStore`; survives the process, not the machine: the log has it all."""
-        if self._batch.is_empty():
+        """As `late.LateStore`; what a kill loses of it is read again from Kafka."""
+        if not self._pending:
             return
-        batch = self._batch
-        self._batch = WriteBatch(raw_mode=True)
+        pending, self._pending = self._pending, {}
+        batch = WriteBatch(raw_mode=True)
+        for key, value in pending.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
         try:
-            self._db.write(batch)
+            self._db.write(batch, self._how)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def _persist(self) -> None:
+        try:
+            self._db.flush(wait=False)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
@@ -144,7 +172,7 @@ class RocksStore:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
     def close(self) -> None:
-        """Let go of the folder; what was not flushed is lost."""
+        """Let go of the folder. What was flushed is on disk then, what was not is lost."""
         try:
             self._db.close()
         except Exception as error:
@@ -155,21 +183,28 @@ class RocksStore:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._decode_group = msgspec.msgpack.Decoder(Group).decode
-        self._batch = WriteBatch(raw_mode=True)
+        self._pending = {}
+        self._how = _no_log()
+        self._persist_at = 0
 
     def _get(self, key: bytes, decode: Any) -> Any:
-        if not self._batch.is_empty():
-            self.flush()
         try:
-            value = self._db.get(key)
+            value = self._pending[key] if key in self._pending else self._db.get(key)
             return None if value is None else decode(value)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
-    def _put(self, key: bytes, value: bytes) -> None:
-        self._batch.put(key, value)
-        if len(self._batch) >= _PENDING:
+    def _put(self, key: bytes, value: bytes | None) -> None:
+        self._pending[key] = value
+        if len(self._pending) >= _PENDING:
             self.flush()
+
+
+def _no_log() -> WriteOptions:
+    """Kafka holds what would be in RocksDB's own log: a mark is never on disk before what it speaks of."""
+    how = WriteOptions()
+    how.disable_wal = True  # type: ignore[method-assign, assignment]
+    return how
 
 
 def _mark(value: bytes) -> Mark:
@@ -195,6 +230,13 @@ def destroy(folder: Path) -> None:
         return
     except OSError as error:
         raise LateStoreError(f"{folder}: {error}") from error
+
+
+def _opened(folder: Path, ttl_seconds: int) -> Rdict:
+    access = AccessType.with_ttl(ttl_seconds)
+    # Options that are not given by column family are read from the folder of an earlier life, its filter of
+    # what is too old too: inside the new one, that takes the ends of values for times, and drops everything.
+    return Rdict(str(folder), _options(), column_families={"default": _options()}, access_type=access)
 
 
 def _options() -> Options:

@@ -62,6 +62,10 @@ class Watermark:
         """Unix milliseconds, or None as long as nothing is known."""
         return self._value
 
+    def reached(self, side: Side) -> int | None:
+        """The highest event time of a topic, None before the first."""
+        return self._topics[side].max_event
+
     def observe(self, side: Side, event_time: int | None, now: int) -> None:
         """A message came. `event_time` is the highest of its records, None if it had none worth trusting."""
         topic = self._topics[side]

@@ -39,8 +39,8 @@ class Counters(msgspec.Struct, array_like=True):
 class Image(msgspec.Struct, frozen=True, array_like=True):
     """A trainer as of one step. `positions`: what has been read of each partition of `topic`.
 
-    `torch` holds the model, its optimizer and the random state, as torch writes them; `parts` what further
-    learners have saved, by name. `history`: the positions are in a history that was never in the topic.
+    `torch` holds the model, its optimizer and the random state, as torch writes them. `history`: the
+    positions are in a history that was never in the topic.
     """
 
     topic: str
@@ -52,7 +52,6 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     evaluation: SavedEvaluation
     baseline: tuple[SavedBaseline, SavedEvaluation] | None
     guard: SavedGuard | None = None
-    parts: dict[str, bytes] = {}
     history: bool = False
     retrieval: SavedRetrieval | None = None
     by_user: SavedByUser | None = None

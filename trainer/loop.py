@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -39,7 +39,7 @@ from trainer.points import Loaded, PointStore
 from trainer.publishing import Publisher
 from trainer.ranks import Alone, Ranks
 from trainer.shards import Client, Shards
-from trainer.state import Part, TrainerState
+from trainer.state import TrainerState
 from trainer.step import Computed, Fetched, Learner
 from trainer.ways import Ways
 
@@ -79,7 +79,6 @@ class Trainer:
         clock: seconds.
         lane: where the shards are asked.
         executor: makes recovery points; threads of its own unless given.
-        parts: what else learns and belongs to a recovery point.
         arrivals: where new items come from, if retrieval is to know of them before anybody has seen them.
         ranks: the processes that this one learns the dense model with.
         watch: told the step and the metrics now and then.
@@ -96,7 +95,6 @@ class Trainer:
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
         executor: Executor | None = None,
-        parts: Sequence[Part] = (),
         arrivals: Arrivals | None = None,
         ranks: Ranks | None = None,
         watch: Callable[[int, Quality], None] = telemetry.observe_quality,
@@ -108,7 +106,7 @@ class Trainer:
         self._ranks = ranks or Alone()
         self._watch = watch
         self._learner = Learner(config, client, ranks=self._ranks)
-        self.state = TrainerState(config, self._learner, parts, history=feed.history)
+        self.state = TrainerState(config, self._learner, history=feed.history)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
         self._publisher = Publisher(client, config.sync.dense_seconds, clock, self._learner.retrieval)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import torch
@@ -26,33 +26,16 @@ from trainer.retrieval import SavedRetrieval
 from trainer.step import Learner
 
 
-class Part(Protocol):
-    """Something more that learns, and is part of every recovery point under its name."""
-
-    @property
-    def name(self) -> str:
-        """Unlike any other part's."""
-
-    def saved(self) -> bytes:
-        """All of it, as of the last batch trained."""
-
-    def restore(self, saved: bytes) -> None:
-        """Become what `saved` is; RecoveryError where it does not fit the configuration."""
-
-
 class TrainerState:
     """What a recovery point keeps, and what training changes.
 
     Args:
         config: the whole configuration.
         learner: the model and its optimizer, which belong to the state.
-        parts: what else belongs to it. One that a point lacks stays as it is on a return.
         history: whether the samples come from a history that was never in the topic.
     """
 
-    def __init__(
-        self, config: Config, learner: Learner, parts: Sequence[Part] = (), *, history: bool = False
-    ) -> None:
+    def __init__(self, config: Config, learner: Learner, *, history: bool = False) -> None:
         self._history = history
         self._topic = config.kafka.topics.training_samples.name
         self._learner = learner
@@ -60,7 +43,6 @@ class TrainerState:
         self.counters = Counters()
         self.positions: dict[int, Position] = {}
         self.duplicates = DuplicateFilter()
-        self._parts = {part.name: part for part in parts}
         trainer, zone = config.trainer, config.features.timezone_hours
         window = trainer.evaluation_window_seconds
         self.evaluation = Evaluation(self.tasks, window, zone, trainer.report_period)
@@ -135,7 +117,6 @@ class TrainerState:
             self.evaluation.state(),
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             None if self.guard is None else self.guard.state(),
-            {name: part.saved() for name, part in self._parts.items()},
             self._history,
             None if retrieval is None else retrieval.saved(),
             self.evaluation.by_user.saved(),
@@ -161,9 +142,6 @@ class TrainerState:
             self.baseline_evaluation.restore(image.baseline[1])
         if self.guard is not None and image.guard is not None:
             self.guard.restore(image.guard)
-        for name, part in self._parts.items():
-            if name in image.parts:
-                part.restore(image.parts[name])
         if image.by_user is not None:
             self.evaluation.by_user.restore(image.by_user)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from parameter_server import messages, wire
 from parameter_server.shard import Shard
 from schema.config import ParameterServerConfig, ShardConfig, TableConfig
 from schema.records import F32, U64
@@ -26,6 +27,17 @@ def u64(values: Iterable[int]) -> U64:
 
 def gradients(rng: np.random.Generator, rows: int, dim: int = SMALL.dim) -> F32:
     return rng.normal(size=(rows, dim)).astype(np.float32)
+
+
+def block(table: str, ids: int, values: int, value: float = 1.0) -> wire.Block:
+    return wire.Block(table, u64(range(ids)), np.full(values, value, np.float32))
+
+
+def push_header(
+    *blocks: wire.Block, shard: int = 0, shards: int = 1, step: int = 9, completed_at: bytes = b""
+) -> bytes:
+    extents = wire.encode_blocks(blocks).extents
+    return messages.encode(messages.Push(shard, shards, "b", step, 0, completed_at, extents))
 
 
 def random_round(shard: Shard, rng: np.random.Generator, step: int, ids: int = 60) -> None:

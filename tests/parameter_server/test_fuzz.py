@@ -15,7 +15,7 @@ from pyarrow import flight
 from parameter_server import messages, wire
 from parameter_server.server import ShardServer
 from parameter_server.shard import Shard
-from tests.parameter_server.cases import config, u64
+from tests.parameter_server.cases import block, config, push_header, u64
 
 OPTIONS = flight.FlightCallOptions(timeout=10)
 IDS = u64(range(50))
@@ -34,19 +34,21 @@ class Target:
         digests = [self.shard.digest(name) for name in self.shard.tables]
         return digests, self.shard.state(), self.shard.row_counts(), self.shard.dense.all()
 
-    def put(self, header: bytes, batch: pa.RecordBatch) -> None:
+    def put(self, header: bytes, ids: bytes, batch: pa.RecordBatch) -> None:
         descriptor = flight.FlightDescriptor.for_command(header)
         writer, replies = self.client.do_put(descriptor, batch.schema, OPTIONS)
         with writer:
-            writer.write_batch(batch)
+            writer.write_with_metadata(batch, pa.py_buffer(ids))
             writer.done_writing()
             replies.read()
 
-    def exchange(self, header: bytes, batch: pa.RecordBatch) -> None:
+    def exchange(self, header: bytes, ids: bytes, batch: pa.RecordBatch | None = None) -> None:
         writer, reader = self.client.do_exchange(flight.FlightDescriptor.for_command(header), OPTIONS)
         with writer:
-            writer.begin(batch.schema)
-            writer.write_batch(batch)
+            writer.write_metadata(pa.py_buffer(ids))
+            if batch is not None:
+                writer.begin(batch.schema)
+                writer.write_batch(batch)
             writer.done_writing()
             reader.read_chunk()
 
@@ -78,7 +80,11 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 FIELDS = sorted(
-    {field for kind in [*messages.ACTIONS.values(), messages.Push] for field in kind.__struct_fields__}
+    {
+        field
+        for kind in [*messages.ACTIONS.values(), messages.Push, messages.Pull]
+        for field in kind.__struct_fields__
+    }
 )
 HEADERS = st.one_of(
     st.binary(max_size=40),
@@ -86,63 +92,89 @@ HEADERS = st.one_of(
     # a header that is right but for one field
     st.tuples(st.sampled_from(FIELDS), VALUES).map(
         lambda change: msgspec.msgpack.encode(
-            {"shard": 0, "shards": 1, "trainer": "a", "step": 5, "event_time": 0, "completed_at": b""}
+            {
+                "shard": 0,
+                "shards": 1,
+                "trainer": "a",
+                "step": 5,
+                "event_time": 0,
+                "completed_at": b"",
+                "blocks": [],
+            }
             | {change[0]: change[1]}
         )
     ),
 )
-LISTS = (
-    pa.large_list(pa.uint64()),
-    pa.large_list(pa.float32()),
-    pa.large_list(pa.int64()),
-    pa.list_(pa.float64()),
-)
-GOOD = messages.encode(messages.Push(0, 1, "b", 5, 0, b""))
+KINDS = (pa.float32(), pa.float64(), pa.uint64(), pa.large_list(pa.float32()), pa.string())
+IDS_OF_ANY_LENGTH = st.one_of(st.binary(max_size=40), st.integers(0, 6).map(lambda n: bytes(range(8 * n))))
 
 
 @st.composite
 def batches(draw: st.DrawFn) -> pa.RecordBatch:
-    """Columns that are nearly those of blocks: wrong names, types, lengths, nulls, or values not finite."""
-    rows = draw(st.integers(0, 3))
+    """Columns that are nearly those of values: wrong names, types, lengths, nulls, or values not finite."""
+    rows = draw(st.integers(0, 24))
     columns = {}
-    for name in draw(st.permutations(["table", "ids", "values", "more"]))[: draw(st.integers(1, 4))]:
-        kind = draw(st.sampled_from([pa.string(), *LISTS]))
+    for name in draw(st.permutations(["values", "ids", "more"]))[: draw(st.sampled_from([1, 1, 1, 2, 3]))]:
+        kind = draw(st.sampled_from([pa.float32(), *KINDS]))
         if kind == pa.string():
-            values = draw(
-                st.lists(st.sampled_from(["embedding", "wide", "", None]), min_size=rows, max_size=rows)
-            )
+            numbers: st.SearchStrategy[object] = st.text(max_size=3)
+        elif pa.types.is_integer(kind):
+            numbers = st.integers(0, 99)
         else:
-            numbers = st.integers(0, 99) if pa.types.is_integer(kind.value_type) else st.floats(width=32)
-            inner = st.one_of(st.none(), st.lists(st.one_of(st.none(), numbers), max_size=9))
-            values = draw(st.lists(inner, min_size=rows, max_size=rows))
-        columns[name] = pa.array(values, kind)
+            numbers = st.sampled_from([0.5, -1.0, np.nan, np.inf, 3e38, None])
+        if pa.types.is_large_list(kind):
+            numbers = st.lists(numbers, max_size=3)
+        columns[name] = pa.array(draw(st.lists(numbers, min_size=rows, max_size=rows)), kind)
     return pa.RecordBatch.from_pydict(columns)
 
 
 @st.composite
-def blocks(draw: st.DrawFn) -> pa.RecordBatch:
-    """Blocks of the right types whose tables, lengths or values are wrong."""
+def headers(draw: st.DrawFn) -> bytes:
+    """Headers of pushes that are well-formed, but whose tables, ids or values may be others than follow."""
+    sizes = st.integers(0, 30) | st.sampled_from([10 << 30, 2**62])
+    extents = st.tuples(st.sampled_from(["embedding", "wide", "x"]), st.integers(0, 6) | sizes, sizes)
+    blocks = tuple(draw(st.lists(extents, max_size=3)))
+    return messages.encode(messages.Push(0, 1, "b", 5, 0, b"", blocks))
+
+
+@st.composite
+def pushes(draw: st.DrawFn) -> tuple[bytes, bytes, pa.RecordBatch]:
+    """Pushes that hang together but for tables, lengths or values that are wrong."""
     made = []
     for _ in range(draw(st.integers(0, 3))):
-        count = draw(st.integers(0, 6))
         bad = draw(st.sampled_from([np.nan, np.inf, -np.inf, 3e38]))
-        values = np.full(draw(st.integers(0, 30)), bad, np.float32)
-        made.append(wire.Block(draw(st.sampled_from(["embedding", "wide", "x"])), u64(range(count)), values))
-    return wire.encode_blocks(made)
+        table = draw(st.sampled_from(["embedding", "wide", "x"]))
+        made.append(block(table, draw(st.integers(0, 6)), draw(st.integers(0, 30)), bad))
+    encoded = wire.encode_blocks(made)
+    return push_header(*made), encoded.ids.to_pybytes(), encoded.values
 
 
 @settings(max_examples=150)
-@given(HEADERS, st.one_of(batches(), blocks()), st.sampled_from(["put", "exchange"]))
+@given(HEADERS, IDS_OF_ANY_LENGTH, batches(), st.sampled_from(["put", "exchange"]))
 def test_columns_and_headers_of_any_kind(
-    target: Target, header: bytes, batch: pa.RecordBatch, how: str
+    target: Target, header: bytes, ids: bytes, batch: pa.RecordBatch, how: str
 ) -> None:
-    survive(target, lambda: getattr(target, how)(header, batch))
+    survive(target, lambda: getattr(target, how)(header, ids, batch))
 
 
 @settings(max_examples=100)
-@given(st.one_of(batches(), blocks()))
-def test_columns_of_any_kind_under_a_good_header(target: Target, batch: pa.RecordBatch) -> None:
-    survive(target, lambda: target.put(GOOD, batch))
+@given(headers(), IDS_OF_ANY_LENGTH, batches())
+def test_columns_of_any_kind_under_a_good_header(
+    target: Target, header: bytes, ids: bytes, batch: pa.RecordBatch
+) -> None:
+    survive(target, lambda: target.put(header, ids, batch))
+
+
+@settings(max_examples=100)
+@given(pushes())
+def test_pushes_that_hang_together(target: Target, push: tuple[bytes, bytes, pa.RecordBatch]) -> None:
+    survive(target, lambda: target.put(*push))
+
+
+@settings(max_examples=100)
+@given(st.sampled_from(["embedding", "wide", "x"]), st.integers(0, 6) | st.just(10 << 30), IDS_OF_ANY_LENGTH)
+def test_pulls_of_any_length(target: Target, table: str, count: int, ids: bytes) -> None:
+    survive(target, lambda: target.exchange(messages.encode(messages.Pull(0, 1, table, count)), ids))
 
 
 CHANGING = {"restore", "checkpoint", "put_dense", "evict"}
@@ -175,31 +207,13 @@ def survive(target: Target, call: object) -> None:
     target.act("state", messages.encode(messages.State(0, 1)))
 
 
-def lying(claimed: int) -> pa.RecordBatch:
-    """A list that claims `claimed` values of the one there is; it is true while it is built."""
-    offsets = np.array([0, 1])
-    kind = pa.large_list(pa.uint64())
-    lists = pa.Array.from_buffers(kind, 1, [None, pa.py_buffer(offsets)], children=[pa.array(u64([1]))])
-    good = wire.encode_blocks([wire.Block("embedding", u64([1]), np.ones(4, np.float32))])
-    batch = pa.RecordBatch.from_arrays(
-        [good.column("table"), lists, good.column("values")], schema=wire.BLOCKS
-    )
-    offsets[1] = claimed
-    return batch
-
-
-@pytest.mark.parametrize("claimed", [2, 10 << 27, 2**62])
-def test_a_list_that_claims_gigabytes_is_refused(target: Target, claimed: int) -> None:
-    survive(target, lambda: target.put(GOOD, lying(claimed)))
-    survive(target, lambda: target.exchange(messages.encode(messages.Pull(0, 1)), lying(claimed)))
-
-
 def test_a_message_beyond_the_limit_is_refused_by_name(target: Target) -> None:
     many = u64(range(200_000))
-    batch = wire.encode_blocks([wire.Block("embedding", many, np.ones(len(many) * 4, np.float32))])
+    one = wire.Block("embedding", many, np.ones(len(many) * 4, np.float32))
+    encoded = wire.encode_blocks([one])
     before = target.content()
     with pytest.raises(
         pa.ArrowInvalid, match=r"message: \d+ bytes; legal is at most 1048576 \(max_message_mb\)"
     ):
-        target.put(GOOD, batch)
+        target.put(push_header(one), encoded.ids.to_pybytes(), encoded.values)
     assert target.content() == before

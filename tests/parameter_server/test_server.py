@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import numpy as np
@@ -22,10 +22,9 @@ from parameter_server.server import ShardServer
 from parameter_server.shard import Shard
 from runtime.ports import free_port
 from schema.config import ParameterServerConfig, ReplicaRows, ShardConfig, TableConfig
-from tests.parameter_server.cases import config, gradients, u64
+from tests.parameter_server.cases import block, config, gradients, push_header, u64
 
 IDS = u64(range(300))
-NOTHING = np.empty(0, np.float32)
 
 
 class Cluster:
@@ -212,18 +211,24 @@ class Raw:
         self._client = flight.connect(f"grpc://127.0.0.1:{cluster.servers[0].port}")
         self._options = flight.FlightCallOptions(timeout=5)
 
-    def push(self, header: bytes, batch: pa.RecordBatch) -> object:
+    def push(self, header: bytes, *blocks: wire.Block) -> object:
+        encoded = wire.encode_blocks(blocks)
+        return self.put(header, encoded.values, encoded.ids)
+
+    def put(self, header: bytes, batch: pa.RecordBatch, ids: pa.Buffer) -> object:
         writer, replies = self._client.do_put(
             flight.FlightDescriptor.for_command(header), batch.schema, self._options
         )
         with writer:
-            writer.write_batch(batch)
+            writer.write_with_metadata(batch, ids)
             writer.done_writing()
             return replies.read()
 
-    def pull(self, header: bytes, batch: pa.RecordBatch | None) -> object:
+    def pull(self, header: bytes, ids: pa.Buffer | None, batch: pa.RecordBatch | None = None) -> object:
         writer, reader = self._client.do_exchange(flight.FlightDescriptor.for_command(header), self._options)
         with writer:
+            if ids is not None:
+                writer.write_metadata(ids)
             if batch is not None:
                 writer.begin(batch.schema)
                 writer.write_batch(batch)
@@ -237,56 +242,55 @@ class Raw:
         return self._client.do_get(flight.Ticket(ticket), self._options).read_all()
 
 
-PUSH = messages.encode(messages.Push(0, 2, "a", 9, 0, b""))
-PULL = messages.encode(messages.Pull(0, 2))
-BLOCK = wire.encode_blocks([wire.Block("embedding", u64([1, 2]), np.ones(8, np.float32))])
+BLOCK = block("embedding", 2, 8)
+PUSH = push_header(BLOCK, shards=2)
+PULL = messages.encode(messages.Pull(0, 2, "embedding", 2))
+TWO = wire.encode_ids(u64([1, 2]))
 STRANGE = pa.RecordBatch.from_pydict({"ids": [1, 2]})
 
 
-def block(table: str, ids: int, values: int, value: float = 1.0) -> pa.RecordBatch:
-    return wire.encode_blocks([wire.Block(table, u64(range(ids)), np.full(values, value, np.float32))])
+def pushed(*blocks: wire.Block) -> Callable[[Raw], object]:
+    """A push of `blocks` whose header agrees with them."""
+    return lambda raw: raw.push(push_header(*blocks, shards=2), *blocks)
 
 
-def typed(column: str, kind: pa.DataType) -> pa.RecordBatch:
-    """BLOCK with a column of another type."""
-    columns = {field.name: BLOCK.column(field.name) for field in BLOCK.schema}
-    return pa.RecordBatch.from_pydict(columns | {column: columns[column].cast(pa.large_list(kind))})
+def pulled(table: str, ids: int) -> Callable[[Raw], object]:
+    """A pull of so many ids."""
+    header = messages.encode(messages.Pull(0, 2, table, ids))
+    return lambda raw: raw.pull(header, wire.encode_ids(u64(range(ids))))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda r: r.push(b"junk", BLOCK), "Push: "),
-        (lambda r: r.push(PUSH, STRANGE), "columns: ids int64; legal is table string"),
-        (lambda r: r.push(PUSH, typed("ids", pa.int64())), r"ids large_list<item: int64>.*legal is table"),
-        (lambda r: r.push(PUSH, typed("values", pa.float64())), "values large_list<item: double>"),
-        (lambda r: r.pull(PULL, typed("ids", pa.float32())), "ids large_list<item: float>"),
+        (lambda r: r.put(PUSH, STRANGE, TWO), "columns: ids int64; legal is values float"),
         (
-            lambda r: r.push(PUSH, block("embedding", 2, 8, np.nan)),
+            lambda r: r.put(PUSH, pa.RecordBatch.from_pydict({"values": [1.0] * 8}), TWO),
+            "columns: values double; legal is values float",
+        ),
+        (lambda r: r.push(PUSH, block("embedding", 2, 7)), "7 values; legal is the 8 that the blocks claim"),
+        (lambda r: r.push(PUSH, block("embedding", 3, 8)), "ids: 24 bytes for 2 ids; legal is 8 an id"),
+        (
+            pushed(block("embedding", 2, 8, np.nan)),
             r"table embedding: gradients: id 0 has \[nan, .*legal is a finite mean square",
         ),
-        (lambda r: r.push(PUSH, block("embedding", 2, 7)), "7 values for 2 ids"),
-        (lambda r: r.push(PUSH, block("embedding", 2, 10)), r"gradients: float32 \(2, 5\)"),
-        (lambda r: r.push(PUSH, block("nowhere", 2, 8)), "table: 'nowhere'"),
+        (pushed(block("embedding", 2, 7)), "7 values for 2 ids"),
+        (pushed(block("embedding", 2, 10)), r"gradients: float32 \(2, 5\)"),
+        (pushed(block("nowhere", 2, 8)), "table: 'nowhere'"),
+        (pushed(block("wide", 1, 9), block("wide", 1, 9)), "table: one occurs twice"),
+        (lambda r: r.push(push_header(BLOCK, shard=1, shards=2), BLOCK), "shard: 1 of 2; this .* 0 of 2"),
         (
-            lambda r: r.push(
-                PUSH, wire.encode_blocks([wire.Block("wide", u64([1]), np.ones(9, np.float32))] * 2)
-            ),
-            "table: one occurs twice",
-        ),
-        (
-            lambda r: r.push(messages.encode(messages.Push(1, 2, "a", 0, 0, b"")), BLOCK),
-            "shard: 1 of 2; this server is 0 of 2",
-        ),
-        (
-            lambda r: r.push(messages.encode(messages.Push(0, 2, "a", 0, 0, b"123")), BLOCK),
+            lambda r: r.push(push_header(BLOCK, shards=2, completed_at=b"123"), BLOCK),
             "completed_at: 3 bytes",
         ),
-        (lambda r: r.pull(b"", BLOCK), "Pull: "),
-        (lambda r: r.pull(PULL, STRANGE), "columns: ids int64"),
-        (lambda r: r.pull(PULL, block("nowhere", 1, 0)), "table: 'nowhere'"),
-        (lambda r: r.pull(PULL, block("wide", 40_000, 0)), r"message: 1440000 bytes; legal is at most"),
-        (lambda r: r.pull(messages.encode(messages.Pull(0, 3)), BLOCK), "shard: 0 of 3"),
+        (lambda r: r.pull(b"", TWO), "Pull: "),
+        (lambda r: r.pull(PULL, None, STRANGE), "columns: ids; legal is none, since ids are metadata"),
+        (lambda r: r.pull(PULL, wire.encode_ids(u64([1]))), "ids: 8 bytes for 2 ids; legal is 8 an id"),
+        (pulled("nowhere", 1), "table: 'nowhere'"),
+        (pulled("wide", 40_000), r"message: 1440000 bytes; legal is at most"),
+        (pulled("wide", 200_000), r"message: 1600000 bytes; legal is at most"),
+        (lambda r: r.pull(messages.encode(messages.Pull(0, 3, "wide", 2)), TWO), "shard: 0 of 3"),
         (lambda r: r.act("explode", b""), "action: 'explode'; legal are state, stats"),
         (lambda r: r.act("digest", b"\x80"), "Digest: "),
         (

@@ -13,8 +13,7 @@ from parameter_server.wire import Block
 from tests.parameter_server.cases import config, u64
 
 FLOATS = np.arange(6, dtype=np.float32)
-BATCH = wire.encode_blocks([Block("a", u64([1, 2]), FLOATS)])
-LISTS = pa.large_list(pa.uint64())
+BLOCK = Block("a", u64([1, 2]), FLOATS)
 
 
 @pytest.mark.parametrize(
@@ -38,43 +37,70 @@ def test_blocks_survive_the_round_trip(blocks: list[Block]) -> None:
     assert all((b.ids.dtype, b.values.dtype) == (np.uint64, np.float32) for b in back)
 
 
-def test_one_block_travels_without_a_copy() -> None:
-    (block,) = wire.decode_blocks(BATCH)
-    assert np.shares_memory(block.values, FLOATS)
+def test_the_values_of_one_block_travel_without_a_copy() -> None:
+    (back,) = wire.decode_blocks(wire.encode_blocks([BLOCK]))
+    assert np.shares_memory(back.values, FLOATS)
 
 
-def replaced(name: str, column: pa.Array) -> pa.RecordBatch:
-    columns = {field.name: BATCH.column(field.name) for field in BATCH.schema}
-    return pa.RecordBatch.from_pydict({**columns, name: column})
+def test_ids_outlive_the_message_that_brought_them() -> None:
+    ids = u64([1, 2])
+    back = wire.decode_ids(wire.encode_ids(ids), 2)
+    assert not np.shares_memory(back, ids)
+    assert back.flags.owndata
 
 
-def overrun() -> pa.RecordBatch:
-    """A list that claims 99 values of the one there is; pyarrow itself refuses to build that at once."""
-    offsets = np.array([0, 1])
-    lists = pa.Array.from_buffers(LISTS, 1, [None, pa.py_buffer(offsets)], children=[pa.array(u64([1]))])
-    batch = replaced("ids", lists)
-    offsets[1] = 99
-    return batch
+def test_ids_need_not_be_aligned_in_their_message() -> None:
+    message = pa.py_buffer(b"x" + u64([1, 2**64 - 1]).tobytes())
+    assert wire.decode_ids(message.slice(1), 2).tolist() == [1, 2**64 - 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "message"),
+    [
+        (None, 1, "ids: 0 bytes for 1 ids; legal is 8 an id"),
+        (pa.py_buffer(b"1234567"), 1, "ids: 7 bytes for 1 ids"),
+        (wire.encode_ids(u64([1, 2])), 1, "ids: 16 bytes for 1 ids"),
+        (wire.encode_ids(u64([1])), 10 << 30, "ids: 8 bytes for 10737418240 ids"),
+    ],
+)
+def test_ids_of_another_length_are_refused(data: pa.Buffer | None, count: int, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        wire.decode_ids(data, count)
+
+
+def values(column: pa.Array) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([column], names=["values"])
 
 
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (replaced("ids", pa.array([[1, 2]], pa.large_list(pa.int64()))), r"ids large_list<item: int64>"),
-        (
-            replaced("values", pa.array([[1.0]], pa.large_list(pa.float64()))),
-            r"values large_list<item: double>",
-        ),
-        (BATCH.select(["table", "ids"]), r"columns: table string, ids .*; legal is table string, ids"),
-        (replaced("ids", pa.array([[1, None]], LISTS)), "column ids: 1 nulls"),
-        (replaced("ids", pa.array([None], LISTS)), "column ids: 1 nulls"),
-        (replaced("table", pa.array([None], pa.string())), "column table: 1 nulls"),
-        (overrun(), "columns: .*99 > 1"),
+        (values(pa.array([1.0], pa.float64())), "columns: values double; legal is values float"),
+        (values(pa.array([[1.0]], pa.list_(pa.float32()))), "columns: values list<item: float>"),
+        (pa.RecordBatch.from_pydict({"a": [1], "values": [2]}), "columns: a int64, values int64; legal is"),
+        (values(pa.array([1, None], pa.float32())), "column values: 1 nulls"),
     ],
 )
-def test_malformed_blocks_are_refused(batch: pa.RecordBatch, message: str) -> None:
+def test_malformed_values_are_refused(batch: pa.RecordBatch, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        wire.decode_blocks(batch)
+        wire.decode_values(batch)
+
+
+@pytest.mark.parametrize(
+    ("extents", "message"),
+    [
+        ((("a", 2, 7),), "columns: 6 values; legal is the 7 that the blocks claim"),
+        ((("a", 1, 6),), "ids: 16 bytes for 1 ids"),
+        ((("a", 2, 6), ("b", 1, 0)), "ids: 16 bytes for 3 ids"),
+        ((), "ids: 16 bytes for 0 ids"),
+    ],
+)
+def test_blocks_that_are_not_as_long_as_claimed_are_refused(
+    extents: tuple[tuple[str, int, int], ...], message: str
+) -> None:
+    encoded = wire.encode_blocks([BLOCK])
+    with pytest.raises(InvalidRequest, match=message):
+        wire.decode_blocks(encoded._replace(extents=extents))
 
 
 def test_a_delta_survives_the_round_trip() -> None:
@@ -97,8 +123,8 @@ def test_a_delta_survives_the_round_trip() -> None:
 
 
 def test_a_stream_of_something_else_is_no_delta() -> None:
-    with pytest.raises(DeltaError, match="columns table string"):
-        wire.decode_delta(wire.BLOCKS, [])
+    with pytest.raises(DeltaError, match="columns values float"):
+        wire.decode_delta(wire.VALUES, [])
     with pytest.raises(DeltaError, match="with a header"):
         wire.decode_delta(wire.CHUNKS, [])
     with pytest.raises(DeltaError):
@@ -111,9 +137,9 @@ def test_a_stream_of_something_else_is_no_delta() -> None:
         (b"", "Push: "),
         (b"\xc1", "Push: "),
         (b"\x80", "missing required field `shard`"),
-        (messages.encode(messages.Pull(0, 1)), "missing required field `trainer`"),
-        (messages.encode(messages.Push(0, 1, "a b", 0, 0, b"")), r"matching regex .* `\$.trainer`"),
-        (messages.encode(messages.Push(0, 1, "a", -1, 0, b"")), r"`int` >= 0 - at `\$.step`"),
+        (messages.encode(messages.State(0, 1)), "missing required field `trainer`"),
+        (messages.encode(messages.Push(0, 1, "a b", 0, 0, b"", ())), r"matching regex .* `\$.trainer`"),
+        (messages.encode(messages.Push(0, 1, "a", -1, 0, b"", ())), r"`int` >= 0 - at `\$.step`"),
     ],
 )
 def test_malformed_headers_are_refused(data: bytes, message: str) -> None:

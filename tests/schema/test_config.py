@@ -119,6 +119,11 @@ CASES = [
     Case("retrieval.positives", "none", ("retrieval.positives: 'none'", "long_view")),
     Case("retrieval.table", "embedding", ("retrieval.table: 'embedding'", "one of: retrieval")),
     Case("parameter_server.tables.1.dim", 1, ("retrieval.table: 'retrieval' has rows of 1", "at least 2")),
+    Case(
+        "parameter_server.tables.1.grow_at",
+        [2, 5, 9],
+        ("the rows of 'retrieval' grow, in widths", "of one width"),
+    ),
     Case("serving.popular_share", 0.9, ("serving.popular_share: 0.9", "recent_share leaves, 0.8")),
     Case("serving.candidates", 5, ("serving.candidates: 5", "feed_size, 10")),
     Case("trainer.report_period", {"start": "x", "end": "y"}, ("report_period.start: 'x'", "2022-05-01")),

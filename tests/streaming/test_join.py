@@ -43,7 +43,7 @@ class Bench:
     def log(self, *args, **kwargs):
         self._offset += 1
         packed = pack(feature_log(*args, **kwargs))
-        return self.join.open(unpack(packed), packed, self._offset, 0)
+        return self.join.open([(packed, unpack(packed), 0)], self._offset)
 
     def act(self, *args, **kwargs):
         self._offset += 1
@@ -244,11 +244,11 @@ def test_a_kind_that_no_task_uses_needs_nothing(bench):
 
 
 def test_a_second_log_of_a_request_changes_nothing(bench):
-    assert bench.log("r", 5000) is None
-    assert bench.log("r", 5000) == 1
+    assert bench.log("r", 5000) == []
+    assert bench.log("r", 5000) == [1]
     bench.act("r", 5100)
     assert bench.close(9000) == {"r": [[1, 0], [0, 0], [0, 0]]}
-    assert bench.log("r", 5000) == 1, "closed, and remembered"
+    assert bench.log("r", 5000) == [1], "closed, and remembered"
     assert bench.close(99_999) == {}
     assert bench.counts.duplicates == 2
 

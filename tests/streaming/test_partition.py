@@ -11,7 +11,7 @@ from unittest import mock
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schema.codec import DEAD_LETTERS, FEATURE_LOGS, TRAINING_SAMPLES, USER_ACTIONS
@@ -293,12 +293,53 @@ def test_a_row_is_kept_with_the_same_probability_whoever_emits_it(seed, early):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32), st.booleans())
+@example(18, False)  # an early positive below what was called resolved
+@example(34, True)
+@example(273, False)  # a duplicate taken for the first, before the past was known
+@example(1145, True)
 def test_crashes_change_no_label_of_a_sampled_stream(seed, early):
     with mock.patch.object(sampling_module, "STRETCH", 8):
         made, bench = crashed(seed, 60, early, **SCORED)
         calm = Bench(made.logs, made.actions, bench.rules, **SCORED)
         calm.finish()
     assert bench.view() == calm.view()
+
+
+def test_a_duplicate_that_a_new_owner_reads_before_its_past_gives_nothing():
+    twice = logs(feature_log("r", 5000))
+    bench = Bench([twice], [])
+    bench.finish()
+    assert bench.committed == [1, 0]
+    bench.topics = ([twice, twice], [])
+    bench.restart()
+    bench.step(Side.FEATURES)
+    before = bench.view()
+    bench.finish()
+    assert bench.view() == before
+    assert bench.counts.duplicates == 1
+    assert bench.partition.join.open_requests == 0
+    assert bench.committed == [2, 0]
+
+
+def test_what_an_earlier_owner_called_resolved_gets_late_labels_only():
+    scores = [0.9, 0.0]
+    bench = Bench(
+        [logs(feature_log("gone", 5000, [20], scores=scores)), logs(feature_log("kept", 5001, [20], scores=scores))],
+        [actions(action("kept", 5002, 20, "click")), actions(action("gone", 5002, 20, "click"))],
+        EARLY, mode="score", rate=1e-9, floor=1e-9,
+    )  # fmt: skip
+    for side, count in ((Side.FEATURES, 2), (Side.ACTIONS, 1)):
+        for _ in range(count):
+            bench.step(side)
+    bench.silence()
+    bench.take()
+    bench.deliver()
+    bench.samples[-1] = msgspec.structs.replace(bench.samples[-1], resolved_below=1)
+    bench.restart()
+    bench.finish()
+    (late,) = [b for b in bench.samples if b.request_id == "gone"]
+    assert late.late_offset == 1
+    assert bench.committed == [2, 2]
 
 
 def test_a_dropped_row_that_an_action_brings_back_has_the_probability_of_its_close():

@@ -9,6 +9,7 @@ from streaming.late import FIRST, Group, LateStoreError, MemoryStore, Place
 from streaming.request import State
 from streaming.rocks import RocksStore, destroy
 from streaming.waiting import Arrival
+from tests.polling import wait_until
 from tests.streaming.make import action, feature_log
 
 STATE = State(7, 2, 5000, 0.25, b"\x01", b"\x33")
@@ -40,7 +41,10 @@ def test_a_reader_sees_its_own_writes_at_once_and_a_twins_once_flushed(tmp_path)
     twin.put_state("r", STATE)
     assert store.state("r") is None
     assert twin.state("r") == STATE
+    assert twin.states(["other", "r"]) == [None, STATE]
+    twin.flush()
     assert store.state("r") == STATE
+    assert store.states(["r", "other"]) == [STATE, None]
     store.close()
 
 
@@ -48,7 +52,36 @@ def test_many_writes_do_not_wait_for_the_flush(tmp_path):
     store = RocksStore(tmp_path / "late", 3600)
     for i in range(1000):
         store.put_state(f"r{i}", STATE)
-    assert len(store._batch) < 1000
+    assert len(store._pending) < 1000
+    store.close()
+
+
+def test_stores_that_were_opened_again_side_by_side_keep_everything_when_they_compact(tmp_path):
+    """As a worker of several partitions does. The second one lost all that it held."""
+    for life in range(3):
+        stores = [RocksStore(tmp_path / str(number), 3600) for number in range(2)]
+        for store in stores:
+            store.put_state(f"r{life}", STATE)
+            store.put_log(f"r{life}", pack(feature_log(f"r{life}", 5000)))
+            store.set_mark(life, life)
+            store.flush()
+            store._db.compact_range(None, None)
+            assert [store.state(f"r{i}") for i in range(life + 1)] == [STATE] * (life + 1)
+            assert all(store.log(f"r{i}") for i in range(life + 1))
+            store.close()
+    assert RocksStore(tmp_path / "1", 3600).mark.low == 2
+
+
+def test_what_is_too_old_goes_when_it_compacts(tmp_path):
+    store = RocksStore(tmp_path / "late", 1)
+    store.put_state("r", STATE)
+    store.flush()
+
+    def gone() -> bool:
+        store._db.compact_range(None, None)
+        return store.state("r") is None
+
+    wait_until(gone, 30)
     store.close()
 
 

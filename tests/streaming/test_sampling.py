@@ -103,7 +103,7 @@ def test_every_row_says_with_what_probability_it_stayed():
     join = Join(0, RULES, chosen, MemoryStore(10), Counts())
     log = head("r", 0, scores=SCORES)
     chosen.note(chosen.score(0, [log]))
-    join.open(log, pack(log), 0, 0)
+    join.open([(pack(log), log, 0)], 0)
     join.act(Arrival(action("r", 1, 10), 7, 0, 0))
     join.advance(10_000)
     (emission,) = [e for e in join.emitted if isinstance(e, Emission)]

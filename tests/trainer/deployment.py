@@ -51,9 +51,9 @@ class Deployment:
         self._producer = producer(kafka)
         self._http = httpx.Client(verify=False)  # noqa: S501 - plain HTTP, for which no certificates are read
 
-    def _spawn(self, module: str, *more: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, module: str, *more: str, path: Path | None = None) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(self._path), *more],
+            [sys.executable, "-m", module, str(path or self._path), *more],
             stderr=self._log,
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - see there
         )
@@ -66,6 +66,12 @@ class Deployment:
     def trainer(self) -> subprocess.Popen[bytes]:
         self._trainer = self._spawn("trainer")
         return self._trainer
+
+    def beside(self, module: str, changed: Config) -> subprocess.Popen[bytes]:
+        """Another process of this deployment, with a configuration of its own."""
+        path = self._path.with_name(f"{module}.yaml")
+        dump_config(changed, path)
+        return self._spawn(module, path=path)
 
     def kill_trainer(self) -> None:
         assert self._trainer is not None

@@ -31,7 +31,6 @@ from trainer.feed import Feed, Source
 from trainer.lane import Lane
 from trainer.loop import Trainer
 from trainer.messages import MessageReader
-from trainer.state import Part
 
 
 @dataclass
@@ -48,7 +47,6 @@ class World:
     store: FragileStore | None = None
     executor: Callable[[], Executor] = Inline
     points: Callable[[], Executor] = Inline
-    parts: tuple[Part, ...] = ()
     source: Source | None = None
     arrivals: Callable[[], Arrivals] | None = None
 
@@ -73,7 +71,6 @@ class World:
             clock=self.clock,
             lane=Lane(self.executor()),
             executor=self.points(),
-            parts=self.parts,
             arrivals=None if self.arrivals is None else self.arrivals(),
         )
 
@@ -108,7 +105,6 @@ def world(
     learning: bool = False,
     executor: Callable[[], Executor] = Inline,
     points: Callable[[], Executor] = Inline,
-    parts: tuple[Part, ...] = (),
     arrivals: Callable[[], Arrivals] | None = None,
     **trainer: Any,
 ) -> World:
@@ -118,9 +114,7 @@ def world(
     reader = MessageReader("training_samples", made.features, TASKS)
     log = FakeLog(messages, reader, clock)
     server = FakeServer(killer, clock, learning=learning, shard_killer=Killer(shard_kills))
-    return World(
-        made, folder, killer, clock, log, server, [], None, executor, points, parts, arrivals=arrivals
-    )
+    return World(made, folder, killer, clock, log, server, [], None, executor, points, arrivals=arrivals)
 
 
 @pytest.fixture
@@ -356,27 +350,6 @@ def test_a_point_of_an_untouched_run_leaves_the_shards_as_they_are(make_world):
     again = it.start()
     assert [shard.epoch for shard in it.server.table] == epochs
     assert again.report()[0]["restarts_recovered"] == 0
-
-
-def test_a_further_part_is_in_every_point_and_comes_back(make_world):
-    class Counting:
-        name = "counting"
-        value = 0
-
-        def saved(self) -> bytes:
-            return str(self.value).encode()
-
-        def restore(self, saved: bytes) -> None:
-            self.value = int(saved)
-
-    part = Counting()
-    it = make_world(stream(1), parts=(part,))
-    trainer = it.start()
-    part.value = 7
-    trainer.point()
-    part.value = 0
-    it.start()
-    assert part.value == 7
 
 
 def test_a_trainer_without_state_goes_on_above_the_shards_steps(make_world):

@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from kafka import TopicPartition
 
@@ -18,14 +19,18 @@ from models.dense import RANKER, load_payload
 from models.mmoe import MMoE
 from parameter_server.client import ParameterClient
 from runtime.kafka import consumer, end_offsets
+from runtime.ports import free_port
 from schema.codec import DEAD_LETTERS
-from schema.config import Config, KafkaConfig
+from schema.config import Config, DumpConfig, KafkaConfig, StreamingConfig
 from schema.config_file import dump_config
+from schema.dump import positions
 from schema.records import SampleBlock
 from tests.polling import wait_until
 from tests.trainer.deployment import BUSY_SECONDS, Deployment
 from tests.trainer.make import DIM, TASKS, JoinerModel, config
 from trainer.dedup import DuplicateFilter
+from trainer.points import points_in
+from trainer.process import history_folder, store_folder
 
 
 @pytest.fixture
@@ -33,6 +38,41 @@ def deployment(tmp_path: Path, topics: KafkaConfig) -> Iterator[Deployment]:
     made = Deployment(tmp_path, topics)
     yield made
     made.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(900)
+def test_a_batch_run_over_the_dump_hands_over_to_the_stream_where_the_files_end(deployment: Deployment):
+    partitions = [JoinerModel(p, 60, p).emit(crashes=1) for p in range(4)]
+    blocks = [b for several in zip_longest(*partitions) for b in several if b is not None]
+    half = len(blocks) // 2
+    deployment.send_all(blocks[:half])
+    deployment.flush()
+    dumped = _dumped(deployment, half)
+    batch = msgspec.structs.replace(
+        dumped, trainer=msgspec.structs.replace(dumped.trainer, mode="batch", ops_port=free_port())
+    )
+    assert deployment.beside("trainer", batch).wait(BUSY_SECONDS) == 0
+    history = points_in(store_folder(deployment.config))[-1]
+    assert history.rows == _rows_left(blocks[:half])
+    deployment.send_all(blocks[half:])
+    deployment.flush()
+    deployment.trainer()
+    report = wait_until(deployment.drained, BUSY_SECONDS)
+    assert report["samples_trained"] == report["overall"]["rows"] == _rows_left(blocks)
+    assert report["step"] > history.step
+    _applied_once(deployment, report["step"])
+
+
+def _dumped(deployment: Deployment, messages: int) -> Config:
+    """The configuration of a dump that has written so many messages, and ended."""
+    streaming = StreamingConfig(dump=DumpConfig(file_seconds=1, ops_port=free_port()))
+    changed = msgspec.structs.replace(deployment.config, streaming=streaming)
+    process = deployment.beside("streaming.dump", changed)
+    wait_until(lambda: sum(positions(history_folder(changed)).values()) == messages, BUSY_SECONDS)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    return changed
 
 
 @pytest.mark.kafka
