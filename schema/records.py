@@ -26,6 +26,10 @@ Millis = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 POSITION_MISSING: Final = 0xFFFF
 """The position of an impression whose rank is unknown."""
 
+_ID: Final = 8
+_LENGTH: Final = 2
+"""Bytes of an id, and of the number of a row's ids."""
+
 
 def column(values: object, dtype: str) -> bytes:
     """The bytes of `values` as a little-endian column of `dtype`, such as "<u8"."""
@@ -98,9 +102,17 @@ class Features(Record, frozen=True, array_like=True):
 
     def fits(self, rows: int) -> bool:
         """Whether every column has the size that `rows` impressions need."""
+        # one row, as every context column has: without a call for each of them
+        single = self.context + self.items if rows == 1 else self.context
+        for c in single:
+            lengths = c.lengths
+            if not lengths:
+                if len(c.ids) != _ID:
+                    return False
+            elif len(lengths) != _LENGTH or len(c.ids) != _ID * (lengths[0] | lengths[1] << 8):
+                return False
         return (
-            all(c.fits(1) for c in self.context)
-            and all(c.fits(rows) for c in self.items)
+            (rows == 1 or all(c.fits(rows) for c in self.items))
             and len(self.context_dense) % 4 == 0
             and len(self.item_dense) % (4 * rows if rows else 1) == 0
         )
@@ -267,13 +279,15 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
 
     def problem(self) -> str | None:
         """What is wrong with the columns, or None."""
-        n, t = len(self), len(self.tasks)
+        n, t = len(self.items) // 8, len(self.tasks)
         if n == 0 or len(self.items) % 8:
             return f"items: {len(self.items)} bytes; legal is a multiple of 8 above 0"
-        sizes = {"rows": 2 * n, "positions": 2 * n, "labels": 4 * n * t, "mask": n * t, "log_keep": 4 * n}
-        for name, size in sizes.items():
-            if len(getattr(self, name)) != size:
-                return f"{name}: {len(getattr(self, name))} bytes for {n} rows; legal is {size}"
+        have = (len(self.rows), len(self.positions), len(self.labels), len(self.mask), len(self.log_keep))
+        want = (2 * n, 2 * n, 4 * n * t, n * t, 4 * n)
+        if have != want:
+            names = ("rows", "positions", "labels", "mask", "log_keep")
+            at = next(i for i, size in enumerate(have) if size != want[i])
+            return f"{names[at]}: {have[at]} bytes for {n} rows; legal is {want[at]}"
         if self.retract and len(self.retract) != n * t:
             return f"retract: {len(self.retract)} bytes for {n} rows; legal is {n * t}, or none"
         if not self.features.fits(n):

@@ -20,10 +20,17 @@ class RowBatch:
     """The rows to train on in one step, and how the samples topic was read for them, in that order."""
 
     pieces: list[Piece] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     rows: int = 0
     duplicates: int = 0
+    _first: list[Entry] = field(default_factory=list)
+    _last: list[Entry] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[Run]:
+        """What was read, in that order."""
+        ends = zip(self._first, self._last, strict=True)
+        return [Run(first.partition, first.position, last.following) for first, last in ends]
 
     def columns(self) -> Rows:
         """The rows in columns."""
@@ -50,11 +57,11 @@ class RowBatch:
             self.duplicates += int(entry.block.mask_matrix().any(axis=1).sum()) - rows
 
     def _extend_runs(self, entry: Entry) -> None:
-        last = self.runs[-1] if self.runs else None
-        if last is not None and last.partition == entry.partition:
-            self.runs[-1] = Run(last.partition, last.start, entry.following)
+        if self._last and self._last[-1].partition == entry.partition:
+            self._last[-1] = entry
         else:
-            self.runs.append(Run(entry.partition, entry.position, entry.following))
+            self._first.append(entry)
+            self._last.append(entry)
 
 
 class Batcher:

@@ -22,6 +22,8 @@ import numpy as np
 
 from schema.records import U8, SampleBlock
 
+_ONE_ROW: Final = 2
+"""Bytes of the row indices of a block with one row."""
 _TRUTH: Final = bytes([0]) + bytes([1]) * 255
 """Translates any byte but 0 to 1."""
 
@@ -180,8 +182,12 @@ def _spread(bits: bytes) -> int:
 def _take(block: SampleBlock, had: int) -> tuple[bytes, int]:
     """The pairs of `block`, row after row, that are not in `had`, and `had` with them."""
     mask = block.mask.translate(_TRUTH)
-    rows = block.row_indices().tolist()
     tasks = len(block.tasks)
+    if not had and mask == block.mask and len(block.rows) == _ONE_ROW:
+        # all is new, as nearly always where a request has one row
+        known = int.from_bytes(mask, "little") << 8 * tasks * int.from_bytes(block.rows, "little")
+        return mask, known
+    rows = block.row_indices().tolist()
     if rows == list(range(rows[0], rows[0] + len(rows))):
         shift = 8 * tasks * rows[0]
         known = int.from_bytes(mask, "little")

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     end: Position
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What lies at one position: a block, a dead letter, or (an envelope without records) neither.
 
     `joined_at`: when the message was made, Unix ms; 0 where that is not known.
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True):
     joined_at: int = 0
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """The n rows of one block that are to be trained, in columns as SampleBlock has them.
 
     Bytes, since a batch has hundreds of pieces: `Rows` makes arrays of all of them at once. `mask` u1 (n, T)

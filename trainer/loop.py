@@ -284,7 +284,11 @@ class Trainer:
 
     def _follow(self, batch: RowBatch, record: StepRecord | None = None) -> None:
         """Fetch what `batch` needs, and train the batch before it meanwhile."""
-        fetched = self._lane.fetch(lambda: self._learner.fetch(batch.pieces)) if batch.rows else None
+        fetched = None
+        if batch.rows:
+            # here and not in the lane: two threads that both run Python mostly wait for each other
+            prepared = self._learner.prepare(batch.pieces)
+            fetched = self._lane.fetch(lambda: self._learner.complete(prepared))
         ahead = _Ahead(batch, fetched, record, settled=self._settled)
         self._finish()
         self._ahead = ahead

@@ -111,9 +111,12 @@ class Learner:
         self._seed = config.trainer.seed
 
     def fetch(self, pieces: Sequence[Piece]) -> Fetched:
-        """The rows of `pieces` with their vectors, as the shards have them now. Safe beside `compute`."""
+        """The rows of `pieces` with their vectors, as the shards have them now."""
+        return self.complete(self.prepare(pieces))
+
+    def complete(self, prepared: Prepared) -> Fetched:
+        """`prepared` with its vectors, as the shards have them now. Safe beside `compute`."""
         start = self._clock()
-        prepared = self.prepare(pieces)
         vectors = self.pull(prepared)
         return Fetched(prepared, vectors, self._clock() - start)
 
