@@ -204,13 +204,17 @@ class RowStore:
         """Update and touch `rows` (n,), which belong to `ids` (n,), from gradients (n, dim)."""
         for part in self.placement.parts(rows):
             for rule, chosen in self.optimizers.parts(ids[part.positions]):
+                places, given = part.positions[chosen], gradients
+                if self.sized and rule.config.clip_norm is not None:
+                    given = _clipped(gradients[places, : part.vectors.shape[1]], rule.config.clip_norm)
+                    places = np.arange(len(places))
                 update(
                     rule.kernel,
                     part.vectors,
                     *part.state,
                     part.rows[chosen],
-                    part.positions[chosen],
-                    gradients,
+                    places,
+                    given,
                     *rule.parameters,
                 )
         self.records.touch(rows, clock, event_second)
@@ -290,3 +294,10 @@ class RowStore:
         assert np.array_equal(every, np.arange(self._pool.used)), "a row is lost, or free and live"  # noqa: S101
         self.records.check_free(free)
         self.placement.check_integrity(live)
+
+
+def _clipped(gradients: F32, norm: float) -> F32:
+    """A copy of rows as wide as they count."""
+    clipped = np.array(gradients, order="C")
+    kernels.clip_rows(clipped, clipped.copy(), norm)
+    return clipped

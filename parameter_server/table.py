@@ -115,7 +115,7 @@ class Table:
         return self._rows.lookup(checked_ids(self.config.name, ids))
 
     def prepare(self, ids: NDArray[np.generic], gradients: NDArray[np.generic]) -> Gradients:
-        """Check a push, sum the gradients of equal ids, and clip the sums.
+        """Check a push, sum the gradients of equal ids, and clip the sums where all rows are as wide.
 
         Args:
             ids: uint64 (n,), repeats allowed.
@@ -143,8 +143,9 @@ class Table:
         return Gradients(checked, self._clipped(checked, values))
 
     def _clipped(self, ids: U64, values: F32) -> F32:
+        """Rows of several widths are clipped where their width is known, in `RowStore.update_rows`."""
         rules = self._rows.optimizers
-        if all(rule.config.clip_norm is None for rule in rules.rules):
+        if self._rows.sized or all(rule.config.clip_norm is None for rule in rules.rules):
             return values
         clipped = values.copy()
         for rule, positions in rules.parts(ids):

@@ -24,8 +24,8 @@ from parameter_server.kernels.signatures import (
     U64_IN,
     U64_OUT,
 )
-from parameter_server.kernels.steps import step
-from runtime.compiled import F64, I64, U32, U64, VOID, kernel
+from parameter_server.kernels.steps import ROWWISE_ADAGRAD, step
+from runtime.compiled import F64, I64, U32, U64, VOID, inlined, kernel
 from runtime.prefetch import GROUP
 
 
@@ -50,7 +50,8 @@ def update(
     c: Any,
 ) -> None:
     """Update the distinct `rows` (n,) from gradients[places]."""
-    width, flat = vectors.shape[1], vectors.reshape(-1)
+    width, flat, given = vectors.shape[1], vectors.reshape(-1), gradients.reshape(-1)
+    wide, stride_in = np.uint64(width), np.uint64(gradients.shape[1])
     n = len(rows)
     for i in range(n):
         if i + GROUP < n:
@@ -58,7 +59,58 @@ def update(
             ask_row(state, stride, rows[i + GROUP])
         row = np.uint64(rows[i])
         s = row * np.uint64(stride) + np.uint64(offset)
-        step(kind, vectors, row, state, s, gradients, np.uint64(places[i]), rate, decay, a, b, c)
+        g = np.uint64(places[i]) * stride_in
+        step(kind, flat, row * wide, wide, state, s, given, g, rate, decay, a, b, c)
+
+
+@inlined
+def _found(
+    old: Any,
+    new: Any,
+    sequence: Any,
+    records: Any,
+    halves: Any,
+    summary: Any,
+    wanted: Any,
+    kind: Any,
+    vectors: Any,
+    state: Any,
+    stride: Any,
+    offset: Any,
+    gradients: Any,
+    rate: Any,
+    decay: Any,
+    a: Any,
+    b: Any,
+    c: Any,
+    clock: Any,
+    event_second: Any,
+    hashes: Any,
+    rows: Any,
+) -> Any:
+    """`find_and_update`."""
+    n, width, flat, given = len(wanted), vectors.shape[1], vectors.reshape(-1), gradients.reshape(-1)
+    wide, stride_in = np.uint64(width), np.uint64(gradients.shape[1])
+    missing = np.int64(0)
+    hash_all(wanted, hashes)
+    for ahead in range(n + LAST):
+        stages(new, records, flat, width, hashes, rows, ahead)
+        i = ahead - SECOND
+        if offset == 0 and 0 <= i < n and rows[i] >= 0:
+            ask_row(state, stride, rows[i])
+        i = ahead - LAST
+        if i >= 0:
+            row = confirmed(old, new, sequence, records, rows[i], wanted[i], hashes[i])
+            rows[i] = row
+            if row < 0:
+                missing += 1
+            else:
+                w = np.uint64(row)
+                touch_row(records, halves, summary, w, clock, event_second)
+                s = w * np.uint64(stride) + np.uint64(offset)
+                g = np.uint64(i) * stride_in
+                step(kind, flat, w * wide, wide, state, s, given, g, rate, decay, a, b, c)
+    return missing
 
 
 @kernel(
@@ -100,23 +152,53 @@ def find_and_update(
     view of `records`, and so is `state` where it lies in them (offset above 0): one miss then brings both.
     `hashes` uint64 (n,) is scratch.
     """
-    n, width, flat = len(wanted), vectors.shape[1], vectors.reshape(-1)
-    missing = np.int64(0)
-    hash_all(wanted, hashes)
-    for ahead in range(n + LAST):
-        stages(new, records, flat, width, hashes, rows, ahead)
-        i = ahead - SECOND
-        if offset == 0 and 0 <= i < n and rows[i] >= 0:
-            ask_row(state, stride, rows[i])
-        i = ahead - LAST
-        if i >= 0:
-            row = confirmed(old, new, sequence, records, rows[i], wanted[i], hashes[i])
-            rows[i] = row
-            if row < 0:
-                missing += 1
-            else:
-                w = np.uint64(row)
-                touch_row(records, halves, summary, w, clock, event_second)
-                s = w * np.uint64(stride) + np.uint64(offset)
-                step(kind, vectors, w, state, s, gradients, np.uint64(i), rate, decay, a, b, c)
-    return missing
+    # with the kind known, the compiler keeps what one optimizer needs in registers
+    if kind == ROWWISE_ADAGRAD:
+        return _found(
+            old,
+            new,
+            sequence,
+            records,
+            halves,
+            summary,
+            wanted,
+            ROWWISE_ADAGRAD,
+            vectors,
+            state,
+            stride,
+            offset,
+            gradients,
+            rate,
+            decay,
+            a,
+            b,
+            c,
+            clock,
+            event_second,
+            hashes,
+            rows,
+        )
+    return _found(
+        old,
+        new,
+        sequence,
+        records,
+        halves,
+        summary,
+        wanted,
+        kind,
+        vectors,
+        state,
+        stride,
+        offset,
+        gradients,
+        rate,
+        decay,
+        a,
+        b,
+        c,
+        clock,
+        event_second,
+        hashes,
+        rows,
+    )

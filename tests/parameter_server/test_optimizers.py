@@ -142,3 +142,33 @@ def test_a_refused_push_is_counted() -> None:
     with pytest.raises(InvalidRequest, match="id 4 has"):
         table.push(u64([4]), np.full((1, DIM), np.inf, np.float32), 1, 0)
     assert table.counters.refused == 1
+
+
+@pytest.mark.parametrize("dim", [1, 4, 7, 8, 9, 16, 23, 32, 40])
+def test_rowwise_adagrad_takes_rows_of_any_width(dim: int) -> None:
+    rule = OptimizerConfig(learning_rate=0.1, initial_accumulator=0.1, weight_decay=0.02)
+    table = Table(TableConfig(name="t", dim=dim, init_scale=0.5, seed=9, capacity=16, optimizer=rule), 10)
+    ids = u64(range(50))
+    rng = np.random.default_rng(dim)
+    expected = {int(i): (first_vector(9, int(i), dim, 0.5).astype(np.float64), 0.1) for i in ids}
+    for clock in range(1, 4):
+        values = rng.normal(size=(50, dim)).astype(np.float32)
+        table.push(ids, values, clock, 0)
+        for wanted, gradient in zip(expected, values, strict=True):
+            vector, accumulator = expected[wanted]
+            expected[wanted] = adagrad(vector, accumulator, gradient + 0.02 * vector, 0.1, 1e-8)
+    oracle = np.stack([vector for vector, _ in expected.values()])
+    np.testing.assert_allclose(table.pull(ids), oracle, rtol=0, atol=2e-6)
+
+
+def test_a_narrow_row_is_clipped_by_the_values_that_it_has() -> None:
+    rule = OptimizerConfig(kind="sgd", learning_rate=1.0, clip_norm=2.0)
+    table = Table(config(rule, widths=(4, 8), grow_at=(100,)), 10)
+    ids = u64([1, 2])
+    gradients = np.full((2, DIM), 100.0, np.float32)
+    gradients[0, :4], gradients[1, :4] = 0.5, 3.0
+    before = table.pull(ids)
+    table.push(ids, gradients, 1, 0)
+    moved = before - table.pull(ids)
+    np.testing.assert_allclose(moved[:, :4], [[0.5] * 4, [1.0] * 4], atol=1e-6)
+    assert not moved[:, 4:].any()
