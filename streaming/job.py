@@ -154,6 +154,8 @@ class Job:
         if side in holding.begun:
             return True
         start = await self._offsets.acknowledged(place)
+        if not self._has(holding):
+            return False
         holding.begun.add(side)
         if first <= start:
             return True
