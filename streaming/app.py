@@ -46,6 +46,9 @@ class Intake(Protocol):
     async def take(self, fetched: Mapping[TP, Sequence[Any]]) -> None:
         """What a fetch brought of each topic's partition, in order; nothing, perhaps."""
 
+    def fail(self, error: BaseException) -> None:
+        """Reading has ended with an error."""
+
     async def assigned_now(self, places: set[TP]) -> None:
         """These are this worker's from now on; nothing is read before this returns."""
 
@@ -86,6 +89,8 @@ class _Consumer(driver.Consumer):
         except (asyncio.CancelledError, ConsumerStoppedError):
             if not self.transport.app.should_stop:
                 raise
+        except Exception as error:  # noqa: BLE001 - handed on: Faust would go on without reading
+            self.app.intake.fail(error)
 
     async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109
         wanted = {place for place in active_partitions or () if self.app.intake.wants(place)}

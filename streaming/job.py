@@ -34,6 +34,9 @@ _log = logging.getLogger(__name__)
 _TICK_SECONDS: Final = 0.1
 _FLUSH_AT: Final = 64
 _FULL_AT: Final = 2048
+_TURN_MS: Final = 3
+"""For how long messages are joined before other tasks have their turn."""
+
 _REVOKE_SECONDS: Final = 2.0
 
 
@@ -130,11 +133,15 @@ class Job:
         def more(side: Side) -> bool:
             return self._offsets.more(TP(self._names[side], holding.number))
 
-        while self._has(holding) and (some := holding.inlet.take(more, steady_ms())) is not None:
+        turn = now = steady_ms()
+        while self._has(holding) and (some := holding.inlet.take(more, now)) is not None:
             self._receive(holding, *some)
             if holding.partition.outbox >= _FLUSH_AT:
                 self._wake.set()
-            await asyncio.sleep(0)
+            now = steady_ms()
+            if now - turn >= _TURN_MS:
+                await asyncio.sleep(0)
+                turn = now
             while holding.partition.outbox >= _FULL_AT and self._has(holding):
                 self._room.clear()
                 await self._room.wait()
@@ -147,6 +154,8 @@ class Job:
         if side in holding.begun:
             return True
         start = await self._offsets.acknowledged(place)
+        if not self._has(holding):
+            return False
         holding.begun.add(side)
         if first <= start:
             return True

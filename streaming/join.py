@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from schema.records import ActionBatch, Heartbeat
 from streaming import cells
@@ -23,13 +22,6 @@ from streaming.request import Request, State
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.waiting import Arrival, Waiting
-
-
-class Heard(NamedTuple):
-    """A message's actions: how many there were, and the latest event time to go by, -1 without any."""
-
-    actions: int
-    newest: int
 
 
 class Join:
@@ -107,13 +99,17 @@ class Join:
         else:
             self._dispatch(arrival)
 
-    def hear(self, records: Sequence[ActionBatch | Heartbeat], offset: int, limit: int) -> Heard:
+    def hear(self, records: Sequence[ActionBatch | Heartbeat], offset: int, limit: int) -> tuple[int, int]:
         """A message of actions came; those of after `limit` are refused.
 
         Most only add to the hits of a request that gathers: for them it does all that `act` would.
+
+        Returns:
+            How many there were, and the latest event time to go by, -1 without any.
         """
         requests, kinds, tasks, reach = self._requests, self._kinds, self._tasks, self._reach
-        of_item, newest, count, known = cells.of_item, -1, 0, list[int]()
+        of_item, newest, count = cells.of_item, -1, 0
+        known: list[int] = []
         for position, record in enumerate(records):
             if type(record) is not ActionBatch:
                 continue
@@ -146,7 +142,7 @@ class Join:
                 self.act(Arrival(action, record.user_id, offset, position))
         self.released.extend(known)
         self._counts.duplicates += len(known)
-        return Heard(count, newest)
+        return count, newest
 
     def advance(self, watermark: int) -> None:
         """Event time has come to `watermark`: an event older than that is not expected any more."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.types import TP
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
 
 
 class Offsets:
@@ -33,7 +40,15 @@ class Offsets:
                 self._committed.update(new)
 
     async def acknowledged(self, place: TP) -> int:
-        """Where the group goes on reading."""
+        """Where the group goes on reading. Waits for as long as Kafka is away."""
+        while True:
+            try:
+                return await self._acknowledged(place)
+            except KafkaError as error:
+                _log.warning("%s %d: Kafka does not say what was acknowledged (%s)", *place, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _acknowledged(self, place: TP) -> int:
         thread = self._app.consumer._thread  # type: ignore[attr-defined]  # noqa: SLF001
         client = thread._ensure_consumer()  # noqa: SLF001
         committed = await thread.call_thread(client.committed, place)

@@ -220,12 +220,12 @@ class Partition:
             self._unreadable(Side.ACTIONS, message, error)
             return _NONE
         beats = [record for record in records if type(record) is Heartbeat]
-        heard = self.join.hear(records, offset, message.timestamp + FUTURE_MS)
-        self._ledger.came(Side.ACTIONS, offset, heard.actions)
+        count, newest = self.join.hear(records, offset, message.timestamp + FUTURE_MS)
+        self._ledger.came(Side.ACTIONS, offset, count)
         for beat in beats:
             self._heartbeat(beat)
-        self._counts.actions += heard.actions
-        return heard.newest
+        self._counts.actions += count
+        return newest
 
     def _heartbeat(self, record: Heartbeat) -> None:
         self._counts.heartbeats += 1
@@ -248,8 +248,8 @@ class Partition:
 
     def _emit(self, items: list[Emission | Request], completed_at: int) -> None:
         on_time, late = self._ledger.unsent, self.join.late_below(self._ledger.unacked_action)
-        rows, blocks, closed = self._counts.rows, self._blocks, list[int]()
-        before = len(blocks)
+        rows, blocks, before = self._counts.rows, self._blocks, len(self._blocks)
+        closed: list[int] = []
         for item in items:
             if isinstance(item, Request):
                 closed.append(item.offset)

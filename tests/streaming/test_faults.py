@@ -164,6 +164,29 @@ def test_a_paused_worker_neither_loses_nor_doubles_when_it_wakes(topics, feed, v
     assert view.letters == []
 
 
+@pytest.mark.slow
+def test_a_worker_paused_alone_past_its_session_goes_on_where_it_stood(topics, feed, view, tmp_path):
+    """Nobody takes its partitions meanwhile; the group has forgotten it when it wakes."""
+    config = deployment(topics, tmp_path)
+    logs, batches, labels = traffic(100)
+    with workers(config, tmp_path) as (worker,):
+        feed.logs(logs)
+        feed.actions(batches[::2])
+        wait_until(lambda: worker.report()["actions"] > 0, 20)
+        worker.process.send_signal(signal.SIGSTOP)
+        feed.actions(batches[1::2])
+        seconds = 2 * config.kafka.session_timeout_seconds
+        over = time.monotonic() + seconds
+        wait_until(lambda: time.monotonic() > over, seconds + 5)
+        worker.process.send_signal(signal.SIGCONT)
+        more, batches, due = traffic(100, 1, start=100)
+        feed.logs(more)
+        feed.actions(batches)
+        expect(view, sorted(labels + due), 60)
+        assert worker.process.poll() is None, worker.output
+    assert view.letters == []
+
+
 def outage(tmp_path, seconds):
     port = free_port()
     broker = LocalBroker(KafkaConfig(local_port=port, heap_mb=256), tmp_path / "kafka")

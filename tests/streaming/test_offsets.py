@@ -1,0 +1,42 @@
+"""Committed offsets: asked for until Kafka answers."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from aiokafka.errors import KafkaTimeoutError
+from faust.types import TP
+
+from streaming import offsets
+from streaming.offsets import Offsets
+
+PLACE = TP("logs", 2)
+
+
+class Consumer:
+    """A client of Faust's; nothing was committed. Kafka is away for the first `away` questions."""
+
+    def __init__(self, away: int) -> None:
+        self.asked = 0
+        self._away = away
+        self._thread = self
+
+    def _ensure_consumer(self):
+        return SimpleNamespace(committed=None)
+
+    async def call_thread(self, *_args):
+        return None
+
+    async def earliest_offsets(self, place):
+        self.asked += 1
+        if self.asked <= self._away:
+            raise KafkaTimeoutError
+        return {place: 7}
+
+
+def test_where_to_go_on_is_asked_until_kafka_is_back(monkeypatch):
+    monkeypatch.setattr(offsets, "_RETRY_SECONDS", 0)
+    consumer = Consumer(away=2)
+    assert asyncio.run(Offsets(SimpleNamespace(consumer=consumer)).acknowledged(PLACE)) == 7
+    assert consumer.asked == 3
