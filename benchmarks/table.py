@@ -19,9 +19,9 @@ from harness import Benchmark, rate
 from numba import njit
 
 from parameter_server.kernels import cuckoo
-from parameter_server.kernels.prefetch import prefetch
 from parameter_server.memory import Column, aligned_zeros
 from parameter_server.table import Table
+from runtime.prefetch import prefetch
 from schema.config import TableConfig
 
 DIM = 16

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.compiled import BOOL, F32, I64, U64, VOID, inlined, kernel, made, taken
+from runtime.compiled import BOOL, F32, I64, U64, VOID, inlined, made, taken
+from runtime.compiled import fused_kernel as kernel
 
 _INDEX: Final = taken(I64, 1)
 _ONE: Final = np.uint64(1)

@@ -283,8 +283,8 @@ class ParameterClient:
 
     def _each(self, job: Callable[[Any], T], arguments: Sequence[Any]) -> list[T]:
         """`job` of each argument, in parallel; all have ended when the first error is raised."""
-        if len(arguments) == 1:
-            return [job(arguments[0])]
+        if len(arguments) < 2:  # noqa: PLR2004 - there is nothing to do beside it
+            return [job(argument) for argument in arguments]
         futures = [self._pool.submit(job, argument) for argument in arguments[1:]]
         # the first one here: a thread that only waited would have to be woken
         futures.insert(0, _done(job, arguments[0]))

@@ -6,7 +6,11 @@ Knows nothing of Kafka: offsets are integers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+
+def _never(_offset: int) -> bool:
+    return False
 
 
 class OffsetTracker:
@@ -74,10 +78,14 @@ class OffsetTracker:
         """The message at `offset`, which has not been taken, has one more record to be resolved."""
         self._left[offset] += 1
 
-    def take_resolved(self) -> list[int]:
-        """The offsets that may be acknowledged now, in order; each comes back once, and `low` is past it."""
+    def take_resolved(self, held: Callable[[int], bool] = _never) -> list[int]:
+        """The offsets that may be acknowledged now, in order; each comes back once, and `low` is past it.
+
+        Args:
+            held: whether a message waits for something else, too.
+        """
         taken: list[int] = []
-        while run := self._resolved_run():
+        while run := self._resolved_run(held):
             for _ in range(run):
                 offset = self._order.popleft()
                 del self._left[offset]
@@ -85,9 +93,9 @@ class OffsetTracker:
                 taken.append(offset)
         return taken
 
-    def _resolved_run(self) -> int:
+    def _resolved_run(self, held: Callable[[int], bool]) -> int:
         """How many messages at the head are resolved and may not be parted, 0 if they have to wait."""
-        if not self._order or self._left[self._order[0]]:
+        if not self._order or self._left[self._order[0]] or held(self._order[0]):
             return 0
         end = self._spans.get(self._order[0]) if self._spans else None
         if end is None:
@@ -96,7 +104,7 @@ class OffsetTracker:
         for offset in self._order:
             if offset > end:
                 break
-            if self._left[offset]:
+            if self._left[offset] or held(offset):
                 return 0
             end = max(end, self._spans.get(offset, 0))
             run += 1

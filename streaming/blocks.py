@@ -67,9 +67,14 @@ class BlockMaker:
 
     def _log_keep(self, emission: Emission, kept: Sequence[int]) -> bytes:
         if not self._sampler.active:
-            return bytes(4 * len(kept))
+            return _all_kept(len(kept))
         probabilities = self._sampler.probabilities(emission.head, emission.request.mean)
         return log_keep([probabilities[row] for row in kept])
+
+
+@lru_cache(maxsize=4096)
+def _all_kept(n: int) -> bytes:
+    return bytes(4 * n)
 
 
 @lru_cache(maxsize=4096)

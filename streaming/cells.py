@@ -20,15 +20,16 @@ def every(rows: int, tasks: int) -> int:
 
 def of_item(items: bytes, item_id: int, bits: int, tasks: int) -> int:
     """The pairs of task set `bits` for each row of column `items` (<i8) that shows an item."""
-    sought, found = item_id.to_bytes(_CELL, "little"), 0
+    sought = item_id.to_bytes(_CELL, "little")
     at = items.find(sought)
-    while at >= 0:
-        if at % _CELL:
-            at = items.find(sought, at + 1)
-        else:
-            found |= bits << at // _CELL * tasks
-            at = items.find(sought, at + _CELL)
-    return found
+    if at < 0:
+        return 0
+    after = items.find(sought, at + _CELL)
+    if after < 0 and not at % _CELL:  # as a rule an item is shown once
+        return bits << at // _CELL * tasks
+    return sum(
+        bits << row * tasks for row in range(len(items) // _CELL) if items.startswith(sought, row * _CELL)
+    )
 
 
 def of_row(cells: int, row: int, tasks: int) -> int:

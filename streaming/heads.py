@@ -6,6 +6,9 @@ log of that outline was sound, all are.
 
 from __future__ import annotations
 
+import operator
+from itertools import groupby
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -75,7 +78,7 @@ class Outlines:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[int, int]] = {}
+        self._known: dict[tuple[int, ...], tuple[Struct, tuple[bytes, ...]]] = {}
 
     def problem(self, head: Head, packed: bytes) -> str | None:
         """What is wrong with the columns, or None."""
@@ -88,7 +91,7 @@ class Outlines:
             len(head.propensities),
         )
         outline = self._known.get(sizes)
-        if outline is not None and int.from_bytes(memoryview(raw), "little") & outline[0] == outline[1]:
+        if outline is not None and outline[0].unpack(memoryview(raw)) == outline[1]:
             return None
         try:
             log = _whole(packed)
@@ -102,10 +105,12 @@ class Outlines:
         return problem
 
 
-def _outline(features: Features) -> tuple[int, int]:
-    """A mask of the bits that make the outline, and what they are."""
-    empty, full = (int.from_bytes(pack(_filled(features, byte)), "little") for byte in (b"\0", b"\xff"))
-    return ~(empty ^ full), empty
+def _outline(features: Features) -> tuple[Struct, tuple[bytes, ...]]:
+    """How to take the outline out of packed features, and what it is."""
+    empty, full = (pack(_filled(features, byte)) for byte in (b"\0", b"\xff"))
+    fixed = map(operator.eq, empty, full)
+    form = Struct("".join(f"{len(list(run))}{'s' if same else 'x'}" for same, run in groupby(fixed)))
+    return form, form.unpack(empty)
 
 
 def _filled(features: Features, byte: bytes) -> Features:

@@ -113,7 +113,7 @@ class Join:
         Most only add to the hits of a request that gathers: for them it does all that `act` would.
         """
         requests, kinds, tasks, reach = self._requests, self._kinds, self._tasks, self._reach
-        of_item, newest, count = cells.of_item, -1, 0
+        of_item, newest, count, known = cells.of_item, -1, 0, list[int]()
         for position, record in enumerate(records):
             if type(record) is not ActionBatch:
                 continue
@@ -127,19 +127,25 @@ class Join:
                 if event_time > newest:  # noqa: PLR1730 - not at the price of a call
                     newest = event_time
                 request = requests.get(action.request_id)
-                if request is not None and request.gathers and action.kind in kinds:
+                bits = kinds.get(action.kind)
+                if (
+                    bits is not None
+                    and request is not None
+                    and request.gathers
+                    and event_time <= request.event_time + reach
+                    and (hit := of_item(request.items, action.item_id, bits, tasks))
+                ):
+                    request.last_action = offset
                     hits = request.hits
-                    fresh = of_item(request.items, action.item_id, kinds[action.kind], tasks) & ~hits
-                    if fresh and event_time <= request.event_time + reach:
-                        request.hits = hits | fresh
-                        request.last_action = offset
-                        owed = request.action_offsets
-                        if owed is None:
-                            request.action_offsets = [offset]
-                        else:
-                            owed.append(offset)
-                        continue
+                    if hit & ~hits:
+                        request.hits = hits | hit
+                        request.owe(offset)
+                    else:
+                        known.append(offset)
+                    continue
                 self.act(Arrival(action, record.user_id, offset, position))
+        self.released.extend(known)
+        self._counts.duplicates += len(known)
         return Heard(count, newest)
 
     def advance(self, watermark: int) -> None:

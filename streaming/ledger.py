@@ -6,7 +6,6 @@ whoever reads on from the acknowledged offsets and meets such an action finds it
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 from streaming.acks import OffsetTracker
@@ -20,7 +19,7 @@ class Ledger:
     def __init__(self) -> None:
         self._unacked: tuple[OffsetTracker, OffsetTracker] = (OffsetTracker(), OffsetTracker())
         self._unsent = OffsetTracker()
-        self._held: list[tuple[int, int]] = []
+        self._last_action: dict[int, int] = {}
 
     def __len__(self) -> int:
         return sum(len(t) for t in self._unacked)
@@ -46,9 +45,9 @@ class Ledger:
         if side is Side.FEATURES:
             self._unsent.add(offset, records)
 
-    def emitted(self, offset: int) -> None:
-        """All that a feature log gives on time was emitted, or nothing will be."""
-        self._unsent.resolve(offset)
+    def emitted(self, offsets: Sequence[int]) -> None:
+        """All that these feature logs give on time was emitted, or nothing will be."""
+        self._unsent.resolve_all(offsets)
 
     def passed(self, side: Side, offset: int) -> None:
         """A record that nothing comes of."""
@@ -79,14 +78,19 @@ class Ledger:
             self._unacked[Side.ACTIONS].resolve_all(request.action_offsets)
             request.action_offsets = None
         if request.owes_log:
-            request.owes_log = False
-            heapq.heappush(self._held, (request.last_action, request.offset))
+            request.owes_log, offset = False, request.offset
+            self._unacked[Side.FEATURES].resolve(offset)
+            self._last_action[offset] = max(request.last_action, self._last_action.get(offset, -1))
 
     def acknowledged(self, *, logs_too: bool = True) -> dict[Side, int]:
         """The offset of each topic below which everything may be acknowledged now, once one has come."""
         logs, actions = self._unacked
         actions.take_resolved()
-        while logs_too and self._held and self._held[0][0] < actions.low:
-            logs.resolve(heapq.heappop(self._held)[1])
-        logs.take_resolved()
+
+        def held(offset: int) -> bool:
+            last = self._last_action.get(offset)
+            return last is not None and not (logs_too and last < actions.low)
+
+        for offset in logs.take_resolved(held):
+            self._last_action.pop(offset, None)
         return {side: tracker.low for side, tracker in zip(Side, self._unacked, strict=True) if tracker.end}

@@ -208,7 +208,7 @@ class Partition:
             problem, reason = f"event time {head.event_time} is past {limit}", "future_event"
         if problem is None:
             return True
-        self._ledger.emitted(place[0])
+        self._ledger.emitted([place[0]])
         self._letters.log(place, reason, problem, packed)
         return False
 
@@ -248,16 +248,18 @@ class Partition:
 
     def _emit(self, items: list[Emission | Request], completed_at: int) -> None:
         on_time, late = self._ledger.unsent, self.join.late_below(self._ledger.unacked_action)
-        rows = self._counts.rows
+        rows, blocks, closed = self._counts.rows, self._blocks, list[int]()
+        before = len(blocks)
         for item in items:
             if isinstance(item, Request):
-                self._ledger.emitted(item.offset)
+                closed.append(item.offset)
                 continue
             was_late, request = item.late >= 0, item.request
             made = self._maker.make(item, late if was_late else on_time, completed_at)
-            self._blocks.append((made, request))
-            self._counts.blocks += 1
+            blocks.append((made, request))
             rows["late" if was_late else "early" if request.open else "close"] += len(made)
+        self._counts.blocks += len(blocks) - before
+        self._ledger.emitted(closed)
 
     def _settle(self) -> None:
         settled = self.join.settled
@@ -268,5 +270,5 @@ class Partition:
     def _unreadable(self, side: Side, message: Message, error: InvalidMessage) -> None:
         self._ledger.came(side, message.offset, 1)
         if side is Side.FEATURES:
-            self._ledger.emitted(message.offset)
+            self._ledger.emitted([message.offset])
         self._letters.whole(side, message.offset, error, message.value or b"")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,8 @@ _PLACE: Final = b"o"
 _BLOOM_BITS: Final = 10
 _CACHE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 16 << 20
-_PENDING: Final = 256
+_PENDING: Final = 512
+_PENDING_AT_MOST: Final = 8192
 _PERSIST_MS: Final = 10_000
 _VERSION: Final = 2
 
@@ -55,6 +57,8 @@ class RocksStore:
 
     _folder: Path
     _pending: dict[bytes, bytes | None]
+    _written: dict[bytes, bytes | None]
+    _writing: Future[None] | None
     _persist_at: int
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
@@ -83,10 +87,13 @@ class RocksStore:
     def states(self, request_ids: Sequence[str]) -> list[State | None]:
         """As `late.LateStore`."""
         keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
-        pending, decode = self._pending, self._decode_state
+        self._look_after()
+        pending, written, decode = self._pending, self._written, self._decode_state
         try:
             stored: Any = self._db.get(keys)
-            values = [pending.get(key, value) for key, value in zip(keys, stored, strict=True)]
+            values = [
+                pending.get(key) or written.get(key, value) for key, value in zip(keys, stored, strict=True)
+            ]
             return [None if value is None else decode(value) for value in values]
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -143,19 +150,43 @@ class RocksStore:
 
     def flush(self) -> None:
         """As `late.LateStore`; what a kill loses of it is read again from Kafka."""
-        if not self._pending:
-            return
-        pending, self._pending = self._pending, {}
+        self._hand_over()
+        self._wait()
+
+    def _hand_over(self) -> None:
+        """Let the thread write what was put. RocksDB does not hold the interpreter meanwhile."""
+        if self._pending:
+            self._wait()
+            entries, self._pending = self._pending, {}
+            try:
+                self._writing = self._writer.submit(self._write, entries)
+            except RuntimeError as error:  # it was closed
+                raise LateStoreError(f"{self._folder}: {error}") from error
+            self._written = entries
+
+    def _look_after(self) -> None:
+        """What was handed over and has arrived may have been written again since, by a twin."""
+        if self._writing is not None and self._writing.done():
+            self._wait()
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            try:
+                writing.result()
+            except Exception as error:
+                raise LateStoreError(f"{self._folder}: {error}") from error
+            finally:
+                self._written = {}
+
+    def _write(self, entries: dict[bytes, bytes | None]) -> None:
         batch = WriteBatch(raw_mode=True)
-        for key, value in pending.items():
+        for key, value in entries.items():
             if value is None:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        try:
-            self._db.write(batch, self._how)
-        except Exception as error:
-            raise LateStoreError(f"{self._folder}: {error}") from error
+        self._db.write(batch, self._how)
 
     def _persist(self) -> None:
         try:
@@ -174,6 +205,7 @@ class RocksStore:
     def close(self) -> None:
         """Let go of the folder. What was flushed is on disk then, what was not is lost."""
         try:
+            self._writer.shutdown()
             self._db.close()
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -184,12 +216,17 @@ class RocksStore:
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._decode_group = msgspec.msgpack.Decoder(Group).decode
         self._pending = {}
+        self._written = {}
+        self._writing = None
+        self._writer = ThreadPoolExecutor(1, "late-store")
         self._how = _no_log()
         self._persist_at = 0
 
     def _get(self, key: bytes, decode: Any) -> Any:
+        self._look_after()
         try:
-            value = self._pending[key] if key in self._pending else self._db.get(key)
+            own = self._pending if key in self._pending else self._written
+            value = own[key] if key in own else self._db.get(key)
             return None if value is None else decode(value)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -197,7 +234,10 @@ class RocksStore:
     def _put(self, key: bytes, value: bytes | None) -> None:
         self._pending[key] = value
         if len(self._pending) >= _PENDING:
-            self.flush()
+            self._look_after()
+            # rather more at once than to wait
+            if self._writing is None or len(self._pending) >= _PENDING_AT_MOST:
+                self._hand_over()
 
 
 def _no_log() -> WriteOptions:

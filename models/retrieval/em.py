@@ -16,10 +16,11 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from models.compiled import BOOL, F32, F64, VOID, kernel, made, taken
-from models.compiled import I64 as INT64
 from models.retrieval.beam import Beams
 from models.retrieval.inverted import path_sizes
+from runtime.compiled import BOOL, F32, F64, VOID, made, taken
+from runtime.compiled import I64 as INT64
+from runtime.compiled import fused_kernel as kernel
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]

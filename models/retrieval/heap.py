@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.compiled import BOOL, F32, I64, VOID, kernel, made
+from runtime.compiled import BOOL, F32, I64, VOID, made
+from runtime.compiled import fused_kernel as kernel
 
 _SCORES = made(F32, 1)
 _CODES = made(I64, 1)

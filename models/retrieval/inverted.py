@@ -9,8 +9,9 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from models.compiled import I64 as INT64
-from models.compiled import VOID, kernel, made, taken
+from runtime.compiled import I64 as INT64
+from runtime.compiled import VOID, made, taken
+from runtime.compiled import fused_kernel as kernel
 
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]

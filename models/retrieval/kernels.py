@@ -13,9 +13,10 @@ from typing import Any, Final
 import numpy as np
 from numba import types
 
-from models.compiled import F32, I64, VOID, kernel, made, taken
 from models.retrieval.heap import offer, order
-from models.retrieval.prefetch import LINE_FLOATS, prefetch
+from runtime.compiled import F32, I64, VOID, inlined, made, taken
+from runtime.compiled import fused_kernel as kernel
+from runtime.prefetch import LINE_FLOATS, prefetch
 
 _IN1, _IN2, _IN3 = taken(F32, 1), taken(F32, 2), taken(F32, 3)
 _OUT1, _OUT2 = made(F32, 1), made(F32, 2)
@@ -24,6 +25,9 @@ _INT1, _INT2 = made(_INT, 1), made(_INT, 2)
 _CODES = made(I64, 1)
 _WEIGHTS = (_IN3, _IN2, _IN3, _IN3, _IN2)
 _AHEAD: Final = 8
+_ONE: Final = np.uint64(1)
+_SPREAD: Final = np.uint64(0x9E3779B1)
+_SPREAD_BITS: Final = np.uint64(15)
 
 
 @kernel(VOID(_IN1, _IN2, I64, _OUT1))
@@ -171,30 +175,30 @@ def collect(paths: Any, count: Any, offsets: Any, members: Any, limit: Any, seen
 
     `seen` is a scratch hash table of a power of two above `limit` entries.
     """
-    mask = np.int64(seen.shape[0] - 1)
+    mask = np.uint64(seen.shape[0] - 1)
     seen[:] = -1
-    found = 0
-    for p in range(count):
-        path = np.int64(paths[p])
-        for at in range(offsets[path], offsets[path + 1]):
+    found = np.uint64(0)
+    for p in range(np.uint64(count)):
+        path = np.uint64(paths[p])
+        for at in range(np.uint64(offsets[path]), np.uint64(offsets[path + _ONE])):
             row = members[at]
-            place = (np.int64(row) * np.int64(0x9E3779B1) >> np.int64(15)) & mask
+            place = (np.uint64(row) * _SPREAD >> _SPREAD_BITS) & mask
             while seen[place] != -1 and seen[place] != row:
-                place = (place + 1) & mask
+                place = (place + _ONE) & mask
             if seen[place] == -1:
                 seen[place] = row
                 rows[found] = row
-                found += 1
-                if found == limit:
-                    return found
-    return found
+                found += _ONE
+                if found == np.uint64(limit):
+                    return np.int64(found)
+    return np.int64(found)
 
 
-@kernel(VOID(_IN2, _IN2, I64))
-def _fetch(vectors: Any, bias: Any, row: Any) -> None:
-    for column in range(0, vectors.shape[1], LINE_FLOATS):
-        prefetch(vectors, row, np.int64(column))
-    prefetch(bias, np.int64(0), row)
+@inlined
+def _fetch(flat: Any, bias: Any, row: Any, width: Any) -> None:
+    for column in range(0, width, LINE_FLOATS):
+        prefetch(flat, row * width + column)
+    prefetch(bias, row)
 
 
 @kernel(I64(_IN1, _INT_IN, I64, _IN2, _IN1, I64, _CODES, _OUT1))
@@ -203,16 +207,16 @@ def rerank(x: Any, rows: Any, count: Any, vectors: Any, bias: Any, top: Any, bes
 
     A row is asked for `_AHEAD` rows before its turn: more at once than the core can wait for are asked twice.
     """
-    kept, biases = 0, bias.reshape(1, bias.shape[0])
+    kept, flat, width = 0, vectors.reshape(-1), np.int64(vectors.shape[1])
     for i in range(min(_AHEAD, count)):
-        _fetch(vectors, biases, np.int64(rows[i]))
-    for i in range(count):
-        if i + _AHEAD < count:
-            _fetch(vectors, biases, np.int64(rows[i + _AHEAD]))
-        row = rows[i]
-        score = bias[row]
-        for d in range(x.shape[0]):
-            score += x[d] * vectors[row, d]
+        _fetch(flat, bias, np.int64(rows[i]), width)
+    for i in range(np.uint64(count)):
+        if i + np.uint64(_AHEAD) < np.uint64(count):
+            _fetch(flat, bias, np.int64(rows[i + np.uint64(_AHEAD)]), width)
+        row = np.uint64(rows[i])
+        start, score = row * np.uint64(width), bias[row]
+        for d in range(np.uint64(width)):
+            score += x[d] * flat[start + d]
         if kept < top or score >= scores[0]:
             kept = offer(scores, best, kept, top, score, np.int64(row))
     order(scores, best, kept)

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from parameter_server.kernels.hashing import mix64
-from parameter_server.kernels.signatures import BOOL, I64, U8_OUT, U64, U64_IN, U64_OUT, VOID, kernel
+from parameter_server.kernels.signatures import U8_OUT, U64_IN, U64_OUT
+from runtime.compiled import BOOL, I64, U64, VOID, kernel
 
 FULL: Final = 255
 """The highest count; a counter that reaches it stays there."""

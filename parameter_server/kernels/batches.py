@@ -7,16 +7,8 @@ from typing import Any, Final
 import numpy as np
 
 from parameter_server.kernels.hashing import mix64
-from parameter_server.kernels.signatures import (
-    F32_MATRIX_IN,
-    F32_MATRIX_OUT,
-    I64,
-    I64_IN,
-    I64_OUT,
-    U64_IN,
-    VOID,
-    kernel,
-)
+from parameter_server.kernels.signatures import F32_MATRIX_IN, F32_MATRIX_OUT, I64_IN, I64_OUT, U64_IN
+from runtime.compiled import I64, VOID, kernel
 
 _FREE: Final = -1
 

@@ -18,18 +18,9 @@ from typing import Any, Final
 import numpy as np
 
 from parameter_server.kernels.hashing import ONE, ROW_MASK, SLOTS, TAG_SHIFT, alternate, mix64, tag_of
-from parameter_server.kernels.prefetch import GROUP, fence, prefetch
-from parameter_server.kernels.signatures import (
-    BOOL,
-    I64,
-    I64_IN,
-    I64_OUT,
-    U64,
-    U64_IN,
-    U64_OUT,
-    VOID,
-    kernel,
-)
+from parameter_server.kernels.signatures import I64_IN, I64_OUT, U64_IN, U64_OUT
+from runtime.compiled import BOOL, I64, U64, VOID, kernel
+from runtime.prefetch import GROUP, fence, prefetch
 
 EMPTY: Final = np.uint64(0)
 RECORD: Final = 3

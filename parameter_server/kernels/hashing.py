@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from parameter_server.kernels.signatures import F32, U64, kernel
+from runtime.compiled import F32, U64, kernel
 
 SLOTS: Final = 4
 """Entries a bucket."""

@@ -12,26 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from parameter_server.kernels.prefetch import GROUP
 from parameter_server.kernels.rows import touch_row
 from parameter_server.kernels.search import LAST, SECOND, ask_row, confirmed, hash_all, stages
 from parameter_server.kernels.signatures import (
     F32_MATRIX_IN,
     F32_MATRIX_OUT,
     F32_OUT,
-    F64,
-    I64,
     I64_IN,
     I64_OUT,
-    U32,
     U32_OUT,
-    U64,
     U64_IN,
     U64_OUT,
-    VOID,
-    kernel,
 )
 from parameter_server.kernels.steps import step
+from runtime.compiled import F64, I64, U32, U64, VOID, kernel
+from runtime.prefetch import GROUP
 
 
 @kernel(

@@ -9,25 +9,19 @@ import numpy as np
 
 from parameter_server.kernels.cuckoo import RECORD
 from parameter_server.kernels.hashing import mix64, unit_uniform
-from parameter_server.kernels.prefetch import GROUP, prefetch
 from parameter_server.kernels.search import LAST, ask_row, confirmed, hash_all, stages
 from parameter_server.kernels.signatures import (
-    F32,
     F32_MATRIX_IN,
     F32_MATRIX_OUT,
-    I64,
     I64_IN,
     I64_OUT,
-    U32,
     U32_MATRIX_IN,
     U32_OUT,
-    U64,
     U64_IN,
     U64_OUT,
-    VOID,
-    inlined,
-    kernel,
 )
+from runtime.compiled import F32, I64, U32, U64, VOID, inlined, kernel
+from runtime.prefetch import GROUP, prefetch
 
 BLOCK: Final = 64
 """Rows that share one entry of the version summary."""

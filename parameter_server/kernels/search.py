@@ -18,8 +18,9 @@ import numpy as np
 
 from parameter_server.kernels.cuckoo import EMPTY, RECORD
 from parameter_server.kernels.hashing import ONE, ROW_MASK, SLOTS, TAG_SHIFT, alternate, mix64, tag_of
-from parameter_server.kernels.prefetch import fence, prefetch, prefetch_second
-from parameter_server.kernels.signatures import I64, I64_OUT, U64, U64_IN, U64_OUT, VOID, inlined, kernel
+from parameter_server.kernels.signatures import I64_OUT, U64_IN, U64_OUT
+from runtime.compiled import I64, U64, VOID, inlined, kernel
+from runtime.prefetch import fence, prefetch, prefetch_second
 
 FIRST: Final = 12
 SECOND: Final = 28

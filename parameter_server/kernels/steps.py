@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from parameter_server.kernels.signatures import inlined
+from runtime.compiled import inlined
 
 SGD: Final = 0
 ADAGRAD: Final = 1

@@ -16,6 +16,9 @@ from numba.extending import intrinsic
 GROUP: Final = 16
 """How many ids have their misses in flight together."""
 
+LINE_FLOATS: Final = 16
+"""Float32 values of a cache line."""
+
 _READ: Final = 0
 _NEAREST: Final = 3
 _SECOND: Final = 2
