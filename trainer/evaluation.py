@@ -52,6 +52,8 @@ class _Rows(NamedTuple):
 
     def of(self, chosen: NDArray[np.bool_]) -> _Rows:
         """Those where `chosen` (n,) is set."""
+        if chosen.all():
+            return self
         weights = None if self.weights is None else self.weights[chosen]
         return _Rows(self.predictions[chosen], self.labels[chosen], self.mask[chosen], weights)
 
