@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-import httpx
 import msgspec
 
-from simulation.errors import Rejected
+from simulation.connections import Http
+from simulation.errors import Rejected, Unreached
 
 _log = logging.getLogger(__name__)
 
-TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
 _FIRST_WAIT_SECONDS: Final = 0.1
 _LONGEST_WAIT_SECONDS: Final = 2.0
 # statuses below 500 that another try may change: timeout, too early, too many requests
@@ -30,7 +29,7 @@ class ReplicaClient:
     """A client of all replicas: it stays with one until that one fails, and then tries the next.
 
     Args:
-        http: the connection pool; its timeouts bound each try.
+        http: posts; its timeouts bound each try.
         urls: the replicas, such as "http://127.0.0.1:18080".
         sleep: waits between tries, 0.1 s at first, twice as long each time up to 2 s.
         headers: sent with every request, such as the API key.
@@ -41,7 +40,7 @@ class ReplicaClient:
 
     def __init__(
         self,
-        http: httpx.AsyncClient,
+        http: Http,
         urls: Sequence[str],
         sleep: Sleep = asyncio.sleep,
         headers: Mapping[str, str] = _NO_HEADERS,
@@ -75,16 +74,16 @@ class ReplicaClient:
     async def _try(self, path: str, content: bytes) -> bytes | None:
         url = self._urls[self._at % len(self._urls)] + path
         try:
-            answer = await self._http.post(url, content=content, headers=self._headers)
-        except httpx.RequestError as error:
-            self._failed(url, repr(error))
+            answer = await self._http.post(url, content, self._headers)
+        except Unreached as error:
+            self._failed(url, str(error))
             return None
-        if answer.is_success:
-            return answer.content
-        status = answer.status_code
-        if 400 <= status < 500 and status not in _PASSING:  # noqa: PLR2004 - HTTP's own classes
+        status = answer.status
+        if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own classes
+            return answer.body
+        if 400 <= status < 500 and status not in _PASSING:  # noqa: PLR2004
             self.errors += 1
-            raise Rejected(f"POST {url}: {status} {answer.text[:500]}")
+            raise Rejected(f"POST {url}: {status} {answer.body.decode(errors='replace')[:500]}")
         self._failed(url, str(status))
         return None
 

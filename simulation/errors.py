@@ -4,6 +4,7 @@ HeadwaterError
 └── SimulationError
     ├── LogError            a recorded log is missing, unreadable, or not of the expected form
     ├── ServingUnavailable  no replica took the simulated items and users in time
+    ├── Unreached           a request got no whole answer, which another try may change
     ├── Rejected            a replica refused a request for good (a 4xx status)
     └── OpsPortTaken        the simulator's own endpoint cannot be listened on
 """
@@ -23,6 +24,10 @@ class LogError(SimulationError, ValueError):
 
 class ServingUnavailable(SimulationError):  # noqa: N818 - named for what happened
     """No serving replica answered in time. The text names the addresses."""
+
+
+class Unreached(SimulationError):  # noqa: N818 - named for what happened
+    """A connection was not made, broke, or took too long. The text has the URL and why."""
 
 
 class Rejected(SimulationError):  # noqa: N818 - named for what happened

@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx
 import msgspec
 import typer
 
@@ -24,7 +23,8 @@ from schema.config import Config
 from schema.config_file import load_config
 from schema.errors import HeadwaterError
 from simulation.arms import Arms
-from simulation.client import TIMEOUT, ReplicaClient
+from simulation.client import ReplicaClient
+from simulation.connections import Connections, Http
 from simulation.control import Control
 from simulation.errors import OpsPortTaken
 from simulation.truth import World
@@ -51,7 +51,7 @@ class Summary(msgspec.Struct, frozen=True):
     trends: list[dict[str, Any]] = []
 
 
-async def simulate(config: Config, rate: float, seconds: float | None, http: httpx.AsyncClient) -> Summary:
+async def simulate(config: Config, rate: float, seconds: float | None, http: Http) -> Summary:
     """Runs the users for `seconds` (None: until SIGTERM or SIGINT), then delivers what is outstanding.
 
     Raises:
@@ -79,7 +79,7 @@ async def simulate(config: Config, rate: float, seconds: float | None, http: htt
     return _summary(visits, arms, control)
 
 
-def _arms(config: Config, http: httpx.AsyncClient) -> Arms:
+def _arms(config: Config, http: Http) -> Arms:
     live, frozen = (
         [
             f"http://{r.host}:{r.port}"
@@ -155,8 +155,7 @@ def _summary(visits: Visits, arms: Arms, control: Control) -> Summary:
 
 
 async def _run(config: Config, rate: float, seconds: float | None) -> Summary:
-    limits = httpx.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=32)
-    async with httpx.AsyncClient(timeout=TIMEOUT, limits=limits) as http:
+    async with Connections(MOST_AT_ONCE) as http:
         return await simulate(config, rate, seconds, http)
 
 

@@ -107,9 +107,13 @@ class Visits:
         began = clock()
         number = 0
         while not stop.is_set():
-            self._live(clock() - began)
-            self._begin(number)
-            number += 1
+            passed = clock() - began
+            self._live(passed)
+            # all that are due: the loop sleeps for a millisecond at least
+            while number <= passed * rate and not stop.is_set():
+                self._begin(number)
+                number += 1
+                await asyncio.sleep(0)  # its question is under way before the next one begins
             try:
                 async with asyncio.timeout(max(0.0, began + number / rate - clock())):
                     await stop.wait()

@@ -17,8 +17,8 @@ _EF_SEARCH: Final = 200
 _EF_CONSTRUCTION: Final = 40
 """The library's default; a larger one builds for longer and finds a little more for the same time."""
 _CHUNK: Final = 100_000
-_USERS: Final = 8
-"""At once, so that the scores of 10 M items are 320 MB."""
+_USERS: Final = 32
+"""At once, so that the scores of 10 M items are 1.3 GB."""
 
 Search = Callable[[np.ndarray], np.ndarray]
 

@@ -25,6 +25,8 @@ _INT1, _INT2 = made(_INT, 1), made(_INT, 2)
 _CODES = made(I64, 1)
 _WEIGHTS = (_IN3, _IN2, _IN3, _IN3, _IN2)
 _AHEAD: Final = 8
+_ROUNDING: Final = np.float32(0.01)
+"""Far more than a log-probability is off by."""
 _ONE: Final = np.uint64(1)
 _SPREAD: Final = np.uint64(0x9E3779B1)
 _SPREAD_BITS: Final = np.uint64(15)
@@ -130,6 +132,9 @@ def _search(
     for layer in range(depth):
         kept = 0
         for p in range(size):
+            # a path is no more probable than its prefix, and prefixes come best first
+            if kept == beam and scores[p] + _ROUNDING < next_scores[0]:
+                break
             _logits(parts[layer], node_in, out, out_bias, layer, codes[p], hidden, active, logits)
             base = scores[p] - _log_sum_exp(logits, scratch)
             for k in range(nodes):

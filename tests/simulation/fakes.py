@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import httpx
 
 from schema.config import Config
 from schema.config_file import load_config
+from simulation.connections import Answer
+from simulation.errors import Unreached
 from tests.simulation.logs import REPOSITORY
 
 
@@ -18,6 +20,27 @@ def local_config(**overrides: Any) -> Config:
     return load_config(
         REPOSITORY / "configs" / "local.yaml", {key.replace("__", "."): v for key, v in overrides.items()}
     )
+
+
+class FakeHttp:
+    """As `simulation.connections.Connections`, answered by a function, whose httpx errors are the network's."""
+
+    def __init__(self, answer: Callable[[httpx.Request], httpx.Response]) -> None:
+        self._answer = answer
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        await asyncio.sleep(0)
+        try:
+            answer = self._answer(httpx.Request("POST", url, content=body, headers=dict(headers)))
+        except httpx.RequestError as error:
+            raise Unreached(str(error)) from error
+        return Answer(answer.status_code, answer.content)
 
 
 class FakeReplica:
@@ -29,8 +52,8 @@ class FakeReplica:
         self.asked: list[tuple[str, int | None]] = []
         self._fault = fault
 
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+    def client(self) -> FakeHttp:
+        return FakeHttp(self._answer)
 
     def actions(self) -> list[dict[str, Any]]:
         return [action for body in self.taken.get("/v1/actions", []) for action in body["actions"]]

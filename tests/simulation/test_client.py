@@ -10,7 +10,7 @@ import pytest
 
 from simulation.client import ReplicaClient
 from simulation.errors import Rejected
-from tests.simulation.fakes import FakeReplica, NoTime
+from tests.simulation.fakes import FakeHttp, FakeReplica, NoTime
 
 URLS = ["http://one", "http://two"]
 
@@ -54,7 +54,7 @@ def test_the_next_replica_is_tried_after_a_failure() -> None:
         return httpx.Response(503 if request.url.host == "one" else 202)
 
     async def run() -> None:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        async with FakeHttp(answer) as http:
             client = ReplicaClient(http, URLS, NoTime())
             await client.post("/v1/feed", {})
             await client.post("/v1/feed", {})

@@ -164,7 +164,7 @@ def _invoke(*arguments: str) -> Any:
 def test_the_last_line_is_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replica = FakeReplica()
     http = replica.client()
-    monkeypatch.setattr(program.httpx, "AsyncClient", lambda **_options: http)
+    monkeypatch.setattr(program, "Connections", lambda _most: http)
     dump_config(CONFIG, tmp_path / "c.yaml")
     result = _invoke("--config", str(tmp_path / "c.yaml"), "--seconds", "0.1", "--rate", "50")
     assert result.exit_code == 0, result.output
