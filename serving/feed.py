@@ -44,6 +44,9 @@ class NoCandidates(HeadwaterError):  # noqa: N818 - named for the state
 class Feed:
     """A served feed. `scores` f32 (k, tasks) and `final` f32 (k,) are None where it is by popularity.
 
+    They are those that ranked it among all candidates. Its log has scores of what was shown alone, which
+    differ in the last bits.
+
     `propensities` f32 (k,) and `explored` bool (k,) are those of `exploration.Slate`; `origins` (k,) is where
     each item comes from.
     """
@@ -164,7 +167,7 @@ class FeedMaker:
 
     def note(self, made: Made) -> None:
         """Log a feed and count it. A full outbox loses the log, which is counted."""
-        log = _log_of(made)
+        log = _log_of(made, self._ranker.rescored(made.ranking, np.array(made.rows)))
         self._audit.note(log, made.ranking)
         self._logs.offer(log)
         _SECONDS.observe(made.seconds)
@@ -183,15 +186,14 @@ class FeedMaker:
         features = self._builder.build(user, moment, items)
         ranking = self._ranker.rank(features, len(items))
         chosen = slate(_best(ranking, len(items)), size, self._explore_share, self._rng)
-        tasks, final = self._ranker.rescored(ranking, chosen.chosen) or (None, None)
         rows = chosen.chosen.tolist()
         feed = Feed(
             request,
             moment.event_time,
             tuple([candidates.items[row] for row in rows]),
             ranking.version,
-            tasks,
-            final,
+            ranking.tasks[chosen.chosen] if ranking.tasks is not None else None,
+            ranking.final[chosen.chosen] if ranking.final is not None else None,
             chosen.propensities,
             chosen.explored,
             tuple([candidates.origins[row] for row in rows]),
@@ -206,7 +208,7 @@ def _best(ranking: Ranking, count: int) -> I64:
     return np.argsort(-ranking.final, kind="stable")
 
 
-def _log_of(made: Made) -> FeatureLog:
+def _log_of(made: Made, scores: F32 | None) -> FeatureLog:
     feed = made.feed
     return FeatureLog(
         request_id=feed.request_id,
@@ -217,7 +219,7 @@ def _log_of(made: Made) -> FeatureLog:
         items=column(feed.items, "<i8"),
         positions=column(range(len(feed.items)), "<u2"),
         features=made.features.narrowed(made.rows, made.candidates),
-        scores=b"" if feed.scores is None else column(feed.scores, "<f4"),
+        scores=b"" if scores is None else column(scores, "<f4"),
         propensities=column(feed.propensities, "<f4"),
         origins=bytes(feed.origins),
     )

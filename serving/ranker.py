@@ -63,8 +63,8 @@ class Ranker:
             return Ranking(ModelVersion(0, reading.version.shards))
         return Ranking(reading.version, tasks, tasks @ self._weights, reading, batch)
 
-    def rescored(self, ranking: Ranking, chosen: I64) -> tuple[F32, F32] | None:
-        """(tasks, final) of the ranked candidates that are shown, by index; None if none were ranked.
+    def rescored(self, ranking: Ranking, chosen: I64) -> F32 | None:
+        """The scores of the candidates that are shown, by index, for the log; None if none were ranked.
 
         Computed anew of them alone, with the parameters that ranked, so that whoever has the log and these
         parameters gets the same bits: a product's last ones depend on how many rows it is taken of.
@@ -72,8 +72,7 @@ class Ranker:
         reading, batch = ranking.reading, ranking.batch
         if reading is None or reading.model is None or batch is None:
             return None
-        tasks = scores(self._heads, reading.model, batch.narrowed(chosen), reading.embeddings)
-        return tasks, tasks @ self._weights
+        return scores(self._heads, reading.model, batch.narrowed(chosen), reading.embeddings)
 
 
 def scores(heads: Heads, model: MMoE, batch: Batch, embeddings: Mapping[str, Tensor]) -> F32:

@@ -81,7 +81,7 @@ def test_the_log_holds_what_was_served(stage):
     assert log.event_time == feed.event_time == stage.clock()
     assert log.item_ids().tolist() == list(feed.items)
     assert np.frombuffer(log.positions, "<u2").tolist() == list(range(6))
-    assert np.frombuffer(log.scores, "<f4").reshape(6, 3).tolist() == feed.scores.tolist()
+    np.testing.assert_allclose(np.frombuffer(log.scores, "<f4").reshape(6, 3), feed.scores, rtol=1e-5)
     assert log.model == feed.version
     columns = {c.slot: c.values().tolist() for c in (*log.features.context, *log.features.items)}
     assert columns[SLOTS["video"]] == [feature_id(SLOTS["video"], i) for i in feed.items]
