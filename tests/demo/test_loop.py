@@ -74,7 +74,7 @@ def test_a_killed_role_comes_back_and_nothing_is_lost_or_doubled(
     tmp_path: Path, victims: tuple[str, ...]
 ) -> None:
     run_dir, report = tmp_path / "run", tmp_path / "report.json"
-    with demo(run_dir, "--seconds", "25", "--report", str(report)) as process:
+    with demo(run_dir, "--seconds", "40", "--report", str(report)) as process:
         # not before the load is on, so that there is something to lose
         wait_until(lambda: "feeding the loop" in (tmp_path / "demo.log").read_text(), 90)
         for victim in victims:
