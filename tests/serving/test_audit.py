@@ -67,7 +67,7 @@ def test_a_request_is_explained_after_its_parameters_are_gone(stage):
     assert found["context"]["liked"] == [110, 111]
     for shown, explained in zip(body["items"], found["items"], strict=True):
         assert explained["item_id"] == shown["item_id"] == explained["slots"]["video"][0]
-        assert explained["served"] == explained["again"] == shown["scores"]
+        assert explained["served"] == explained["again"] == pytest.approx(shown["scores"], rel=1e-5)
         assert 0 < explained["propensity"] <= 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -18,42 +19,55 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 async def _post(serve: Serve, times: int = 1) -> list[Answer]:
     """The answers of a server that has `serve` for each connection."""
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    serving: list[asyncio.Task[None]] = []
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.create_task(served(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, Connections(2) as http:
-        headers = {"content-type": "application/json", "x-api-key": "k"}
-        return [await http.post(f"http://127.0.0.1:{port}/v1/feed", b"{}", headers) for _ in range(times)]
+    headers = {"content-type": "application/json", "x-api-key": "k"}
+    try:
+        async with server, Connections(2) as http:
+            return [await http.post(f"http://127.0.0.1:{port}/v1/feed", b"{}", headers) for _ in range(times)]
+    finally:
+        # or their sockets would outlive the loop
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def _answering(answer: bytes, heard: list[bytes] | None = None) -> Serve:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if heard is not None:
                     heard.append(head + await reader.readexactly(2))
                 writer.write(answer)
                 await writer.drain()
-        except asyncio.IncompleteReadError:
-            writer.close()
 
     return serve
 
 
-async def _closing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.close()
+async def _closing(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Is done at once."""
 
 
 async def _halfway(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf")
     await writer.drain()
-    writer.close()
 
 
-async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
     await reader.read()
-    writer.close()
 
 
 @pytest.mark.parametrize("status", [200, 202, 307, 422, 503])
