@@ -101,8 +101,13 @@ class _Consumer(driver.Consumer):
             await self.wait(self.can_resume_flow)  # type: ignore[arg-type]
         async with intake.gate:
             records, active = await self._wait_next_records(_POLL_SECONDS)
-            places = {p: TP(p.topic, p.partition) for p in records or {} if active is None or p in active}
-            await intake.take({places[p]: batch for p, batch in (records or {}).items() if p in places})
+            await intake.take(
+                {
+                    TP(place.topic, place.partition): batch
+                    for place, batch in (records or {}).items()
+                    if active is None or place in active
+                }
+            )
         await asyncio.sleep(0)
 
 

@@ -49,15 +49,14 @@ class Ledger:
         """All that these feature logs give on time was emitted, or nothing will be."""
         self._unsent.resolve_all(offsets)
 
-    def passed(self, side: Side, offset: int) -> None:
-        """A record that nothing comes of."""
-        self._unacked[side].resolve(offset)
-        if side is Side.FEATURES:
-            self._unsent.resolve(offset)
+    def passed(self, offset: int) -> None:
+        """A record beside the feature logs that nothing comes of."""
+        self._unacked[Side.FEATURES].resolve(offset)
+        self._unsent.resolve(offset)
 
     def doubled(self, first: int, offset: int) -> None:
         """The feature log at `offset` is the one at `first` again."""
-        self.passed(Side.FEATURES, offset)
+        self.passed(offset)
         self._unacked[Side.FEATURES].join(first, offset)
 
     def released(self, offsets: Sequence[int]) -> None:

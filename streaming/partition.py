@@ -191,7 +191,7 @@ class Partition:
         for index, (packed, record) in enumerate(records):
             if isinstance(record, Heartbeat):
                 self._heartbeat(record)
-                self._ledger.passed(Side.FEATURES, offset)
+                self._ledger.passed(offset)
             elif self._usable(record, packed, (offset, index), limit):
                 newest = max(newest, record.event_time)
                 sound.append((packed, record, index))

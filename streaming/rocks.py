@@ -30,6 +30,7 @@ _PENDING: Final = 512
 _PENDING_AT_MOST: Final = 8192
 _PERSIST_MS: Final = 10_000
 _VERSION: Final = 2
+_ELSEWHERE: Final = object()
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -88,12 +89,10 @@ class RocksStore:
         """As `late.LateStore`."""
         keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
         self._look_after()
-        pending, written, decode = self._pending, self._written, self._decode_state
+        decode = self._decode_state
         try:
             stored: Any = self._db.get(keys)
-            values = [
-                pending.get(key) or written.get(key, value) for key, value in zip(keys, stored, strict=True)
-            ]
+            values = [self._newest(key, value) for key, value in zip(keys, stored, strict=True)]
             return [None if value is None else decode(value) for value in values]
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -225,11 +224,17 @@ class RocksStore:
     def _get(self, key: bytes, decode: Any) -> Any:
         self._look_after()
         try:
-            own = self._pending if key in self._pending else self._written
-            value = own[key] if key in own else self._db.get(key)
+            value = self._newest(key, _ELSEWHERE)
+            if value is _ELSEWHERE:
+                value = self._db.get(key)
             return None if value is None else decode(value)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def _newest(self, key: bytes, stored: Any) -> Any:
+        """What was put last, None where that was a removal; `stored` where nothing is under way."""
+        own = self._pending if key in self._pending else self._written
+        return own.get(key, stored)
 
     def _put(self, key: bytes, value: bytes | None) -> None:
         self._pending[key] = value
