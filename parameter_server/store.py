@@ -206,7 +206,7 @@ class RowStore:
             for rule, chosen in self.optimizers.parts(ids[part.positions]):
                 places, given = part.positions[chosen], gradients
                 if self.sized and rule.config.clip_norm is not None:
-                    given = _clipped(gradients[places, : part.vectors.shape[1]], rule.config.clip_norm)
+                    given = clipped_rows(gradients[places, : part.vectors.shape[1]], rule.config.clip_norm)
                     places = np.arange(len(places))
                 update(
                     rule.kernel,
@@ -296,8 +296,8 @@ class RowStore:
         self.placement.check_integrity(live)
 
 
-def _clipped(gradients: F32, norm: float) -> F32:
-    """A copy of rows as wide as they count."""
+def clipped_rows(gradients: F32, norm: float) -> F32:
+    """A copy of the rows (n, w), each of them scaled so that its norm is at most `norm`."""
     clipped = np.array(gradients, order="C")
     kernels.clip_rows(clipped, clipped.copy(), norm)
     return clipped

@@ -22,7 +22,7 @@ from parameter_server.errors import CheckpointError, InvalidRequest
 from parameter_server.kernels import batches
 from parameter_server.kernels import rows as kernels
 from parameter_server.maintenance import Budget, Expiry
-from parameter_server.store import RowStore
+from parameter_server.store import RowStore, clipped_rows
 from parameter_server.sweep import Arrays
 from parameter_server.tombstones import TombstoneLog
 from schema.config import ReplicaRows, TableConfig
@@ -150,9 +150,7 @@ class Table:
         clipped = values.copy()
         for rule, positions in rules.parts(ids):
             if rule.config.clip_norm is not None:
-                part = values[positions]
-                kernels.clip_rows(part, values[positions], rule.config.clip_norm)
-                clipped[positions] = part
+                clipped[positions] = clipped_rows(values[positions], rule.config.clip_norm)
         return clipped
 
     def apply(self, gradients: Gradients, clock: int, event_time: int) -> None:
