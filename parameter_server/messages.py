@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from parameter_server.errors import InvalidRequest
-from schema.config import Name
+from schema.config.values import Name
 from schema.records import Millis
 
 Natural = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
