@@ -17,7 +17,7 @@ import faust
 import msgspec
 
 from schema.codec import FEATURE_LOGS, TRAINING_SAMPLES, USER_ACTIONS
-from schema.records import SampleBlock, Source, column
+from schema.records import FeatureLog, SampleBlock, Source, column
 
 
 class Meter:
@@ -73,6 +73,7 @@ def table(app: faust.App, logs: Any, actions: Any, meter: Meter, samples: str) -
 
 def sample(stored: bytes, action: Any) -> bytes:
     (log,) = FEATURE_LOGS.decode(stored)
+    assert isinstance(log, FeatureLog)  # noqa: S101 - heartbeats are not stored
     items = log.item_ids()
     n = len(items)
     block = SampleBlock(
@@ -97,11 +98,13 @@ async def run(
         worker_redirect_stdouts=False,
     )
     meter = Meter(total, seconds)
-    topics = [app.topic(t, key_serializer="raw", value_serializer="raw") for t in (logs, actions)]
+    log_topic, action_topic = (
+        app.topic(t, key_serializer="raw", value_serializer="raw") for t in (logs, actions)
+    )
     if side == "bare":
-        bare(app, *topics, meter)
+        bare(app, log_topic, action_topic, meter)
     else:
-        table(app, *topics, meter, samples)
+        table(app, log_topic, action_topic, meter, samples)
     await app.start()
     deadline = time.monotonic() + seconds + 120
     while meter.result is None and time.monotonic() < deadline:  # noqa: ASYNC110

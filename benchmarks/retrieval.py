@@ -11,7 +11,6 @@ learns from the base's first items for nine users of ten; the tenth ones' figure
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,13 +20,10 @@ import msgspec
 import numpy as np
 import torch
 import typer
+from gowalla.base import Base, Fit, brute_force, degrees, fit
+from gowalla.checkins import I64, Checkins, load, quality
+from gowalla.deep import Learned, Schedule, Teacher, learn, recommend
 from harness import Benchmark
-
-sys.path.insert(0, str(Path(__file__).with_name("gowalla")))
-
-from base import Base, Fit, brute_force, degrees, fit
-from checkins import I64, Checkins, load, quality
-from deep import Learned, Schedule, Teacher, learn, recommend
 
 from schema.config import RetrievalConfig
 
@@ -83,7 +79,8 @@ class _Run:
 
     def ratios(self, best: I64) -> dict[str, float]:
         """The quality of `best` over that of brute force; `unseen_` for users whom no structure has seen."""
-        every, ratios = np.arange(self.checkins.users), {}
+        every = np.arange(self.checkins.users)
+        ratios: dict[str, float] = {}
         for part, users in (("", every), ("unseen_", every[::UNSEEN])):
             hidden = self.checkins.hidden.only(users)
             exact = quality(self.exact[users], hidden)

@@ -170,7 +170,7 @@ class Work:
         with writer:
             writer.write_batch(batch)
             writer.done_writing()
-            replies.read()
+            replies.read()  # type: ignore[attr-defined]
 
     def seconds(self, call: Callable[[np.ndarray], None]) -> Callable[[], float]:
         """The mean time of `call`."""

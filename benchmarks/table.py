@@ -208,7 +208,8 @@ def load_at_first_failure(buckets: int) -> float:
     records = np.zeros(cuckoo.RECORD * len(slots), np.uint64)
     records[:: cuckoo.RECORD] = np.random.default_rng(2).integers(0, 2**63, len(slots), dtype=np.uint64)
     every = np.arange(len(slots))
-    return cuckoo.insert(slots, np.zeros(1, np.uint64), records, every, 0) / len(slots)
+    inserted: int = cuckoo.insert(slots, np.zeros(1, np.uint64), records, every, 0)
+    return inserted / len(slots)
 
 
 def main() -> None:

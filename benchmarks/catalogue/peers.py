@@ -28,7 +28,7 @@ def brute(vectors: np.ndarray) -> Search:
     items = torch.from_numpy(vectors).T
 
     def search(users: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(users).split(_USERS)
+        parts = torch.from_numpy(users).split(_USERS)  # type: ignore[no-untyped-call]
         return torch.cat([(part @ items).topk(TOP, dim=1).indices for part in parts]).numpy()
 
     return search

@@ -115,8 +115,8 @@ def _paths(vectors: np.ndarray, codes: np.ndarray, words: np.ndarray, count: int
         losses.append(own - scores[every, others[d]])
     order = np.argsort(np.stack(losses, axis=1), axis=1)
     for j in range(1, count):
-        d = order[:, j - 1]
-        paths[:, j] += (np.stack(others, axis=1)[every, d] - codes[every, d]) * places[d]
+        layer = order[:, j - 1]
+        paths[:, j] += (np.stack(others, axis=1)[every, layer] - codes[every, layer]) * places[layer]
     return paths
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from checkins import I64, Checkins
 from torch import Tensor, nn
 
+from gowalla.checkins import I64, Checkins
 from models.retrieval.beam import Reranker
 from models.retrieval.user import UserTower
 
@@ -104,7 +104,7 @@ def fit(data: Checkins, how: Fit, say: Callable[[str], None]) -> Base:
         for start in range(0, data.users, how.batch):
             loss = _batch_loss(base, data, order[start : start + how.batch], how, chances)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(loss.item())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -47,7 +48,7 @@ def load(folder: Path, judge: Literal["valid", "test"] = "test", users: int | No
     """Of `folder`/interactions.parquet, the first `users` users or all; known is all before `judge`."""
     table = pq.read_table(folder / "interactions.parquet")
     user, item = table["user_id"].to_numpy(), table["item_id"].to_numpy()
-    split = table["split"].cast("string").to_numpy(zero_copy_only=False)
+    split = table["split"].cast(pa.string()).to_numpy(zero_copy_only=False)
     count = int(user.max()) + 1 if users is None else users
     kept, hidden = user < count, split == judge
     known = (split == "train") | ((split == "valid") & (judge == "test"))

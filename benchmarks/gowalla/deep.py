@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from base import Base
-from checkins import F32, I64, Checkins
 
+from gowalla.base import Base
+from gowalla.checkins import F32, I64, Checkins
 from models.retrieval.beam import Retrieved, retrieve
 from models.retrieval.learning import StructureLearner
 from models.retrieval.network import StructureNetwork, structure_loss
@@ -91,7 +91,7 @@ class _Learning:
             paths = torch.from_numpy(self.learner.paths(items))
             loss = structure_loss(self.network, torch.from_numpy(x), torch.from_numpy(rows), paths).mean()
             self._optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             losses.append(loss.item())
         return float(np.mean(losses))

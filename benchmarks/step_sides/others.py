@@ -92,7 +92,7 @@ class TorchSide:
         self._sparse.zero_grad()
         noise = torch.Generator().manual_seed(step)
         logits, _ = self._model.learning(batch, vectors, noise)
-        self._heads.loss(logits, prepared.targets).backward()
+        self._heads.loss(logits, prepared.targets).backward()  # type: ignore[no-untyped-call]
         self._dense.step()
         self._sparse.step()
         return batch.rows
