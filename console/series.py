@@ -130,6 +130,8 @@ def _replica_row(index: int, report: Report | None, frozen: bool) -> dict[str, A
     state = "ready" if report["ready"] else "not ready"
     if report.get("paused"):
         state = "frozen" if frozen else "paused"
+    elif report.get("held"):
+        state = "held"
     behind = report.get("seconds_since_sync")
     spooled = sum(box["spooled_bytes"] for box in (report.get("outboxes") or {}).values())
     return {

@@ -33,7 +33,7 @@ body { background:#0a0f18; color:var(--ink); font-family:Inter,system-ui,-apple-
 .hw-table td { padding:6px 12px 6px 0; border-top:1px solid var(--edge); white-space:nowrap; }
 .hw-scroll { overflow-x:auto; }
 .hw-state { border-radius:99px; padding:1px 9px; font-size:12px; background:#14352a; color:#5dd39e; }
-.hw-state.frozen, .hw-state.paused { background:#3a2230; color:#ff8ba3; }
+.hw-state.frozen, .hw-state.paused, .hw-state.held { background:#3a2230; color:#ff8ba3; }
 .hw-state.away, .hw-state.not { background:#3a2f1d; color:#f9a03f; }
 .hw-ops { display:flex; flex-wrap:wrap; gap:10px 12px; align-items:center; }
 @media (max-width:1100px) { .hw-tiles { grid-template-columns:repeat(3,minmax(0,1fr)); } .hw-grid { grid-template-columns:repeat(2,minmax(0,1fr)); } }

@@ -12,6 +12,8 @@ from torch import nn
 
 RANKER = "ranker"
 """The name under which the ranker's dense parameters are published."""
+HOLD = "hold"
+"""Beside them: why replicas are to stay as they are, as UTF-8; empty where they may go on."""
 
 
 class PayloadError(ValueError):

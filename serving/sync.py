@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from models.dense import RANKER, PayloadError, load_payload
+from models.dense import HOLD, RANKER, PayloadError, load_payload
 from models.mmoe import MMoE
 from models.retrieval.delta import StructureError
 from models.retrieval.shipping import RETRIEVAL, STRUCTURE
@@ -62,13 +62,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SyncState:
-    """How the rounds go. `error` is why the last one failed, if it did; `paused_at` is in Unix ms."""
+    """How the rounds go. `error` is why the last one failed, if it did; `paused_at` is in Unix ms.
+
+    `held` is why the trainer's guard has what is served stay as it is, None while it does not.
+    """
 
     rounds: int = 0
     failed: int = 0
     applied_at: float | None = None
     error: str | None = None
     paused_at: int | None = None
+    held: str | None = None
 
 
 class Synchroniser:
@@ -81,6 +85,7 @@ class Synchroniser:
         new_model: an untrained model, for the dense weights to be loaded into.
         retrieval: takes in what retrieval serves with; None where it is not configured.
         config: how often.
+        guarded: whether the trainer has a guard, which may hold rounds back.
         freeze_after: seconds after the first trained model from which on no rounds are taken; None: never.
         freshness: where the age of what a round made servable is noted.
         stages: where its way there is noted.
@@ -97,6 +102,7 @@ class Synchroniser:
         new_model: Callable[[], MMoE],
         retrieval: Updates | None = None,
         config: SyncConfig,
+        guarded: bool = False,
         freeze_after: float | None = None,
         freshness: Freshness,
         stages: Stages,
@@ -107,6 +113,7 @@ class Synchroniser:
         self._parameters = parameters
         self._new_model = new_model
         self._retrieval = retrieval
+        self._guarded = guarded
         self.schedule = Schedule(config, freeze_after, monotonic())
         self._freshness = freshness
         self._stages = stages
@@ -139,7 +146,7 @@ class Synchroniser:
             self._thread.join(timeout)
 
     def run_round(self, *, sparse: bool = True, dense: bool = True) -> None:
-        """Fetch and apply one round of rows, dense weights, or both.
+        """Fetch and apply one round of rows, dense weights, or both, unless the trainer's guard holds.
 
         Raises:
             ParameterServerError: a shard is away, or a delta is damaged or does not follow.
@@ -148,14 +155,23 @@ class Synchroniser:
         """
         with self._one_round, _SECONDS.time():
             try:
-                self._round(sparse=sparse, dense=dense)
+                held = self._held()
+                if held is None:
+                    self._round(sparse=sparse, dense=dense)
             except RoundError as error:
                 _FAILED.inc()
                 self.state = replace(self.state, failed=self.state.failed + 1, error=str(error))
                 raise
+            if held is not None:
+                self.state = replace(self.state, held=held, error=None)
+                return
             _ROUNDS.inc()
             self.state = replace(
-                self.state, rounds=self.state.rounds + 1, applied_at=self._monotonic(), error=None
+                self.state,
+                rounds=self.state.rounds + 1,
+                applied_at=self._monotonic(),
+                error=None,
+                held=None,
             )
 
     def tick(self) -> float:
@@ -186,6 +202,16 @@ class Synchroniser:
             wait = self.tick()
             self._wake.wait(wait)
             self._wake.clear()
+
+    def _held(self) -> str | None:
+        """Why the guard holds; None too before the first snapshot: something has to be served."""
+        if not (self._guarded and self._ready):
+            return None
+        found = self._source.get_dense(HOLD, 0)
+        held = found[2].decode(errors="replace") if found is not None else ""
+        if bool(held) != (self.state.held is not None):
+            _log.warning("the guard %s", f"holds rounds back: {held}" if held else "lets rounds go on")
+        return held or None
 
     def _round(self, *, sparse: bool, dense: bool) -> None:
         try:

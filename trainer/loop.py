@@ -154,6 +154,7 @@ class Trainer:
             self._lane.settle()
             self._shards.look()
             self._watch(self.state.counters.step, self.state.evaluation.quality())
+        self._tell_hold()
         if self._may_publish():
             self._publisher.when_due(self.state.counters.step, self._learner.model)
         if self._commit_due.due():
@@ -268,6 +269,12 @@ class Trainer:
         """Publish again though the guard had stopped it; why it had, None if it had not. From any thread."""
         with self._lock:
             return None if self.state.guard is None else self.state.guard.resume()
+
+    def _tell_hold(self) -> None:
+        guard = self.state.guard
+        if guard is not None and self._ranks.rank == 0:
+            self._publisher.hold(guard.breach or "")
+            telemetry.HELD.set(guard.breach is not None)
 
     def _may_publish(self) -> bool:
         return self._ranks.rank == 0 and (self.state.guard is None or self.state.guard.breach is None)

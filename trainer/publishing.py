@@ -1,4 +1,7 @@
-"""When the dense parameters are published: every so often while they change, and when the stream is idle."""
+"""When the dense parameters are published: every so often while they change, and when the stream is idle.
+
+Rows need no publishing, replicas ask the shards for them; so where nothing is to be published, they are told.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Protocol
 
 from torch import nn
 
-from models.dense import RANKER, dump_payload
+from models.dense import HOLD, RANKER, dump_payload
 
 
 class DenseSink(Protocol):
@@ -49,6 +52,7 @@ class Publisher:
         self._clock = clock
         self._beside = beside
         self._due = clock()
+        self._told: str | None = None
         self.version = 0
         """The last version published, 0 before the first: parameters that were never trained are not."""
 
@@ -56,6 +60,13 @@ class Publisher:
         """Publish if it is time and `model`, as of `step`, is newer than what is out."""
         if self._clock() >= self._due:
             self.now(step, model)
+
+    def hold(self, reason: str) -> None:
+        """Have replicas stay as they are for `reason`, or go on where it is empty, unless they know."""
+        # by the time, so that it rises over restarts, too; a clock that went back is waited for
+        version = time.time_ns() // 1_000_000
+        if reason != self._told and self._sink.put_dense(HOLD, version, 0, reason.encode()):
+            self._told = reason
 
     def now(self, step: int, model: nn.Module) -> None:
         """Publish if `model`, as of `step`, is newer than what is out."""

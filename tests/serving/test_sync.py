@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.dense import PayloadError
+from models.dense import HOLD, PayloadError
+from parameter_server.dense import DenseVersion
 from parameter_server.errors import DeltaError, ParameterServerError
 from parameter_server.replica import ReplicaTables
 from schema.config import SyncConfig
@@ -25,9 +26,17 @@ IDS = np.arange(1, 41, dtype=np.uint64)
 
 
 class World:
-    def __init__(self, sparse: float = 1.0, dense: float = 3.0, freeze_after: float | None = None) -> None:
+    def __init__(
+        self,
+        sparse: float = 1.0,
+        dense: float = 3.0,
+        freeze_after: float | None = None,
+        *,
+        guarded: bool = False,
+    ) -> None:
         self.clock, self.shards, self.freshness = Clock(), Shards(), Freshness()
         self.stages = Stages()
+        self.told = 0
         server = CONFIG.parameter_server
         self.tables = ReplicaTables(server)
         self.parameters = Parameters(self.tables, len(server.shards), [TABLE])
@@ -37,12 +46,21 @@ class World:
             shards=len(server.shards),
             new_model=lambda: new_model(CONFIG),
             config=SyncConfig(sparse_seconds=sparse, dense_seconds=dense),
+            guarded=guarded,
             freeze_after=freeze_after,
             freshness=self.freshness,
             stages=self.stages,
             clock=self.clock,
             monotonic=self.clock.monotonic,
         )
+
+    def next_round(self) -> None:
+        self.clock.move(10)
+        self.sync.tick()
+
+    def guard_says(self, reason: str) -> None:
+        self.told += 1
+        self.shards.shards[0].dense.put(HOLD, DenseVersion(self.told, 0, reason.encode()))
 
     def equals_shards(self) -> bool:
         served = {(d.shard, d.clock): d.digest for d in self.parameters.digests()}
@@ -271,3 +289,37 @@ def test_a_change_wakes_the_thread_at_once():
     world.sync.change(Change(sparse_seconds=1800))
     wait_until(lambda: world.sync.state.rounds == 2, 10)
     world.sync.stop(10)
+
+
+def test_while_the_guard_holds_rows_stay_as_they_are_and_then_go_on():
+    world = World(guarded=True)
+    world.shards.push(1, IDS.tolist(), 0.5)
+    world.sync.tick()
+    world.shards.push(2, IDS.tolist(), 0.5)
+    world.guard_says("calibration of click is 3")
+    world.next_round()
+    assert world.sync.state.held == "calibration of click is 3"
+    assert world.sync.state.rounds == 1
+    assert not world.equals_shards()
+    world.guard_says("")
+    world.next_round()
+    assert world.sync.state.held is None
+    assert world.sync.state.rounds == 2
+    assert world.equals_shards()
+
+
+def test_a_replica_that_starts_while_the_guard_holds_serves_what_there_is():
+    world = World(guarded=True)
+    world.shards.push(1, IDS.tolist(), 0.5)
+    world.guard_says("calibration of click is 3")
+    world.sync.tick()
+    assert world.sync.ready
+    assert world.equals_shards()
+
+
+def test_what_a_guard_that_is_no_longer_configured_said_holds_nothing():
+    world = World(guarded=False)
+    world.sync.tick()
+    world.guard_says("calibration of click is 3")
+    world.next_round()
+    assert world.sync.state.rounds == 2

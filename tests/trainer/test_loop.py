@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.dense import RANKER, dump_payload, load_payload
+from models.dense import HOLD, RANKER, dump_payload, load_payload
 from models.mmoe import MMoE
 from runtime.ops import to_json
 from schema.codec import TRAINING_SAMPLES
@@ -408,18 +408,25 @@ def test_the_guard_stops_publishing_says_why_and_resumes_by_command(make_world):
     guard = {"window_rows": 10, "least_positives": 1, "calibration_min": 0.001, "calibration_max": 0.002}
     it = make_world(stream(0), guard=guard)
     trainer = it.start()
+
+    def published(name: str) -> list[tuple[int, bytes]]:
+        return [(version, payload) for n, version, _, payload in it.server.dense if n == name]
+
     while trainer.state.counters.step < 4:
         assert trainer.advance()
-    published = len(it.server.dense)
+    models = len(published(RANKER))
     while trainer.advance():
         pass
     trainer._publish_now()
-    assert len(it.server.dense) == published
+    assert len(published(RANKER)) == models
     breach = trainer.report()[0]["guard"]["breach"]
     assert "calibration of click" in breach
+    assert [payload for _, payload in published(HOLD)] == [b"", breach.encode()], "replicas are told, too"
     assert trainer.resume() == breach
+    trainer.advance()
     trainer._publish_now()
-    assert it.server.dense[-1][1] == trainer.state.counters.step
+    assert published(RANKER)[-1][0] == trainer.state.counters.step
+    assert published(HOLD)[-1][1] == b""
 
 
 def test_a_guard_that_holds_goes_on_holding_after_a_restart(make_world):

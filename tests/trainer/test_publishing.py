@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from models.dense import HOLD
 from tests.trainer.fakes import Clock, FakeServer, Killer
 from trainer.publishing import Publisher
 
@@ -41,3 +42,20 @@ def test_publishes_nothing_twice():
         clock.now += 100.0
         publisher.when_due(3, model)
     assert versions(server) == [3]
+
+
+def test_replicas_are_told_once_to_hold_and_once_to_go_on():
+    _, server, publisher, _ = made()
+    for reason in ("", "", "calibration", "calibration", "entropy", "", ""):
+        publisher.hold(reason)
+    assert [payload for _, _, _, payload in server.dense] == [b"", b"calibration", b"entropy", b""]
+    assert {name for name, _, _, _ in server.dense} == {HOLD}
+
+
+def test_a_hold_that_the_shard_takes_for_an_old_one_is_told_again():
+    _, server, publisher, _ = made()
+    put, taken = server.put_dense, iter([False, True])
+    server.put_dense = lambda *told: put(*told) and next(taken)  # type: ignore[method-assign]
+    for _ in range(3):
+        publisher.hold("calibration")
+    assert len(server.dense) == 2
