@@ -33,6 +33,8 @@ SPANS: Final = {
 """Each span of a sample's way by its name: the two of its six times that it lies between."""
 
 _TRACES: Final = 256
+_NONE: Final = np.empty((0, len(_TIMES)), np.int64)
+"""No samples: of each five times, and its trace."""
 
 _SECONDS: Final = Histogram(
     "headwater_freshness_stage_seconds",
@@ -43,11 +45,15 @@ _SECONDS: Final = Histogram(
 
 
 class Stages:
-    """The last `capacity` samples that have been served. Safe to use from any thread."""
+    """The last `capacity` samples that have been served. Safe to use from any thread.
+
+    As many may wait for a feed: of those that a replica without visitors has had, the newest.
+    """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._lock = threading.Lock()
-        self._pending: list[I64] = []
+        self._capacity = capacity
+        self._pending = _NONE
         self._done: deque[I64] = deque(maxlen=capacity)
         self._traced: deque[tuple[int, I64]] = deque(maxlen=_TRACES)
 
@@ -57,24 +63,28 @@ class Stages:
             return
         times, traces = traced[:, :-1], traced[:, -1:]
         with self._lock:
-            self._pending.append(np.column_stack((times, np.full(len(traced), now), traces)))
+            rows = np.column_stack((times, np.full(len(traced), now), traces))
+            self._pending = np.concatenate((self._pending, rows))[-self._capacity :]
 
     def served(self, now: int) -> None:
         """Note a feed at `now`: the first since they were applied serves all samples that wait."""
-        if not self._pending:
+        if not len(self._pending):
             return
         with self._lock:
-            waiting, self._pending = self._pending, []
-        for rows in waiting:
-            times = np.column_stack((rows[:, :-1], np.full(len(rows), now)))
-            for row, trace in zip(times, rows[:, -1].tolist(), strict=True):
-                self._done.append(row)
-                if trace:
-                    self._traced.append((trace, row))
-                    with about(trace=trace_name(trace)):
-                        _log.debug("a feed is served with a traced sample of %d", row[0])
-                for name, (start, end) in SPANS.items():
-                    _SECONDS.labels(name).observe(max(0, int(row[end] - row[start])) / 1000)
+            waiting, self._pending = self._pending, _NONE
+        times = np.column_stack((waiting[:, :-1], np.full(len(waiting), now)))
+        self._done.extend(times)
+        for row in np.flatnonzero(waiting[:, -1]).tolist():
+            self._note(int(waiting[row, -1]), times[row])
+        for name, (start, end) in SPANS.items():
+            observe = _SECONDS.labels(name).observe
+            for seconds in (np.maximum(times[:, end] - times[:, start], 0) / 1000).tolist():
+                observe(seconds)
+
+    def _note(self, trace: int, times: I64) -> None:
+        self._traced.append((trace, times))
+        with about(trace=trace_name(trace)):
+            _log.debug("a feed is served with a traced sample of %d", times[0])
 
     def traces(self) -> list[dict[str, Any]]:
         """The ways of the last traced samples that have been served: times in Unix ms by stage."""

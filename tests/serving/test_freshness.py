@@ -71,6 +71,16 @@ def test_a_sample_is_served_by_the_first_feed_after_it_was_applied():
     assert found["event_to_served"] == {"p50": 7.0, "p99": 7.0}
 
 
+def test_without_feeds_the_newest_samples_wait_and_no_more_than_are_kept():
+    stages = Stages(capacity=3)
+    for number in range(50):
+        stages.applied(unpack(np.array(pack([Traced(number, 60, 70, 80), Traced(number, 60, 70, 80)]))), 90)
+    assert len(stages._pending) == 3
+    stages.served(100)
+    assert stages.summary()["count"] == 3
+    assert stages.summary()["event_to_served"]["p50"] == 0.051
+
+
 def test_a_step_is_learned_once_every_shard_has_it_and_counts_once():
     traces = Traces(2)
     both = [(7, [70, 71]), (8, [80])]
