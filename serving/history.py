@@ -73,8 +73,8 @@ class Histories:
 
     @property
     def signature(self) -> bytes:
-        """What a saved state is good for: the histories, in order, with their lengths."""
-        return ";".join(f"{h.name}:{h.length}" for h in self._config).encode()
+        """What a saved state is good for: the histories, in order, with their actions and lengths."""
+        return ";".join(f"{h.name}:{','.join(h.actions)}:{h.length}" for h in self._config).encode()
 
     def changed(self) -> Iterator[tuple[int, bytes]]:
         """The users who changed since this was last asked, and their states. For the adding thread."""

@@ -56,9 +56,10 @@ class Memory:
     def restore(self, histories: Histories, popularity: Popularity) -> dict[Place, int]:
         """Give back what was saved: popularity at once, histories when asked for. Returns where to read on.
 
-        What was saved for other histories than are configured now is forgotten, with all the rest.
+        What was saved for other histories or another half-life than are configured now is forgotten, with all
+        the rest.
         """
-        signature = _FORMAT + histories.signature
+        signature = _signature(histories, popularity)
         if self._db.get(_META) != signature:
             self._clear()
             self._db[_META] = signature
@@ -88,7 +89,7 @@ class Memory:
         """Begin anew, as the topics themselves have."""
         _log.warning("the topics are not those of the saved positions; histories and popularity begin anew")
         self._clear()
-        self._db[_META] = _FORMAT + histories.signature
+        self._db[_META] = _signature(histories, popularity)
         histories.clear()
         popularity.restore(b"")
 
@@ -99,6 +100,10 @@ class Memory:
     def _clear(self) -> None:
         for key in list(self._db.keys()):
             del self._db[key]
+
+
+def _signature(histories: Histories, popularity: Popularity) -> bytes:
+    return b"|".join((_FORMAT, histories.signature, popularity.signature))
 
 
 def _key(user_id: int) -> bytes:

@@ -43,6 +43,11 @@ class Popularity:
     def __len__(self) -> int:
         return len(self._row_of)
 
+    @property
+    def signature(self) -> bytes:
+        """What a saved state is good for: counts by another half-life are on another scale."""
+        return f"{self._half_life_ms:g}".encode()
+
     def add(self, items: Sequence[int], weights: Sequence[float], times: Sequence[int]) -> None:
         """Count actions on `items`, of `weights` above 0, at `times` in Unix ms; all of shape (n,)."""
         rows = np.array([self._row(item) for item in items], np.intp)

@@ -59,13 +59,24 @@ def test_who_is_forgotten_in_memory_is_read_from_disk(tmp_path):
     memory.close()
 
 
-def test_other_histories_begin_anew(tmp_path):
+@pytest.mark.parametrize(("action", "length"), [("like", 4), ("love", 3)])
+def test_other_histories_begin_anew(tmp_path, action, length):
     saved(tmp_path / "memory")
-    other = (HistoryConfig(name="liked", actions=("like",), length=4),)
+    other = (HistoryConfig(name="liked", actions=(action,), length=length), HISTORIES[1])
     memory, (histories, popularity) = Memory(tmp_path / "memory"), fresh(other)
     assert memory.restore(histories, popularity) == {}
-    assert histories.of(7) == {"liked": []}
+    assert histories.of(7) == {"liked": [], "seen": []}
     assert len(popularity) == 0
+    memory.close()
+
+
+def test_counts_by_another_half_life_begin_anew(tmp_path):
+    saved(tmp_path / "memory")
+    memory, (histories, _) = Memory(tmp_path / "memory"), fresh()
+    popularity = Popularity(120)
+    assert memory.restore(histories, popularity) == {}
+    popularity.add([3], [1.0], [1000])
+    assert popularity.top(2) == [3], "what was saved would stay on top of it for good"
     memory.close()
 
 
