@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain, repeat
-from typing import Self
+from typing import NamedTuple, Self
 
 from schema.config import ServingConfig
 
@@ -17,6 +17,21 @@ class Origin(IntEnum):
     POPULAR = 0
     RECENT = 1
     RETRIEVED = 2
+
+
+class Places(NamedTuple):
+    """How many candidates each list gives where something was retrieved."""
+
+    retrieved: int
+    recent: int
+    popular: int
+
+    @classmethod
+    def of(cls, serving: ServingConfig) -> Self:
+        """As `serving` says; halves may round up, so what is retrieved may have no place."""
+        count = serving.candidates
+        recent, popular = round(count * serving.recent_share), round(count * serving.popular_share)
+        return cls(max(0, count - recent - popular), recent, popular)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +62,13 @@ class Candidates:
 
     def led_by(self, retrieved: Sequence[int], serving: ServingConfig) -> Candidates:
         """The retrieved items, the best first, then as many recent and popular ones as `serving` says."""
-        count = serving.candidates
-        fresh, popular = round(count * serving.recent_share), round(count * serving.popular_share)
+        places = Places.of(serving)
         lists = (
-            (Origin.RETRIEVED, retrieved, count - fresh - popular),
-            (Origin.RECENT, self.recent, fresh),
-            (Origin.POPULAR, self.popular, popular),
+            (Origin.RETRIEVED, retrieved, places.retrieved),
+            (Origin.RECENT, self.recent, places.recent),
+            (Origin.POPULAR, self.popular, places.popular),
         )
-        return Candidates(*_blend(lists, count), self.popular, self.recent)
+        return Candidates(*_blend(lists, serving.candidates), self.popular, self.recent)
 
 
 _Lists = Sequence[tuple[Origin, Sequence[int], int]]

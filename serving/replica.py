@@ -15,7 +15,7 @@ from parameter_server.replica import ReplicaTables
 from schema.config import Config, RetrievalConfig
 from schema.features import FeatureBuilder, Moment
 from serving.audit import Audit
-from serving.candidates import Candidates
+from serving.candidates import Candidates, Places
 from serving.feed import FeedMaker
 from serving.freshness import Freshness
 from serving.intake import Intake
@@ -145,8 +145,9 @@ class Replica:
     def _candidates(self, user_id: int, moment: Moment) -> Candidates:
         """The first stage; what is popular and recent where nothing can be retrieved."""
         serving = self.config.serving
-        wanted = round(serving.candidates * (1 - serving.recent_share - serving.popular_share))
-        found = self.retriever.find(user_id, moment.histories, wanted) if self.retriever else []
+        wanted = Places.of(serving).retrieved
+        retriever = self.retriever if wanted else None
+        found = retriever.find(user_id, moment.histories, wanted) if retriever else []
         return self.intake.candidates.led_by(found, serving) if found else self.intake.candidates
 
     def unready(self) -> str | None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.config import ReplicaConfig, ServingConfig
-from serving.candidates import Candidates, Origin
+from serving.candidates import Candidates, Origin, Places
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,21 @@ def test_where_little_was_retrieved_the_other_lists_fill_up():
     led = mixed.led_by([1], SERVING)
     assert led.items[:6] == (1, 200, 201, 100, 101, 102)
     assert len(led.items) == 10
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 1))
+def test_the_places_are_as_many_as_there_are_candidates(count, recent_share, rest):
+    popular_share = rest * (1 - recent_share)
+    serving = ServingConfig(
+        replicas=(ReplicaConfig(port=1),),
+        candidates=count,
+        recent_share=recent_share,
+        popular_share=popular_share,
+    )
+    places = Places.of(serving)
+    assert min(places) >= 0
+    assert sum(places) in {count, count + 1}, "two halves round up"
+    assert abs(places.retrieved - count * (1 - recent_share - popular_share)) <= 1
 
 
 @given(

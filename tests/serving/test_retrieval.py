@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -253,6 +254,18 @@ def test_feeds_lead_with_what_was_retrieved_for_the_user_s_history(stage, traine
     shown = stage.replica.report()["shown"]
     assert shown["retrieved"] == sum(o is Origin.RETRIEVED for o in feed.origins)
     assert sum(shown.values()) == len(feed.items)
+
+
+def test_where_new_and_popular_items_take_all_places_nothing_is_retrieved():
+    serving = msgspec.structs.replace(CONFIG.serving, recent_share=0.5, popular_share=0.5)
+    stage = Stage(msgspec.structs.replace(CONFIG, serving=serving))
+    stage.learn(*[item(i) for i in ITEMS])
+    trainer = Trainer(stage)
+    trainer.place(*ITEMS)
+    trainer.publish()
+    stage.replica.sync.run_round()
+    assert len(stage.replica.feeds.feed(7, 0, 10).items) == 10
+    assert stage.replica.report()["shown"]["retrieved"] == 0
 
 
 def test_what_is_retrieved_are_the_best_by_brute_force_where_the_beam_covers_everything(stage, trainer):
