@@ -58,7 +58,8 @@ class Expiry:
     def due(self, store: RowStore, now_seconds: int, limit: int) -> U64:
         """At most `limit` ids that have expired, ascending."""
         if self._ttl is None:
-            return self._expired
+            # what is left of a checkpoint from when rows expired stays
+            return np.empty(0, np.uint64)
         if not len(self._expired) and now_seconds >= self._next_at:
             self._next_at = now_seconds + self._every
             self._expired = np.sort(self._old(store, store.live(), now_seconds, self._ttl))

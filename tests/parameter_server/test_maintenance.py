@@ -132,6 +132,18 @@ def test_expiry_is_bounded_and_gets_round() -> None:
     assert sizes[-1] == 0
 
 
+def test_a_table_whose_rows_live_for_ever_drops_none_that_had_expired_before_its_restart() -> None:
+    before, after = make(ttl_seconds=10), make()
+    push(before, list(range(1, 9)), 1)
+    before.maintain(20_000, 2, 3)
+    left = before.upkeep()
+    assert len(left["expired"]) == 5
+    push(after, list(held(before)), 1)
+    after.load_upkeep(left)
+    assert len(after.maintain(20_000, 2, ALL).evicted) == 0
+    assert len(after) == 5
+
+
 def test_above_its_budget_a_table_drops_the_least_recently_used_to_a_tenth_below() -> None:
     table = make(memory_mb=0.1)
     for clock in range(1, 41):
