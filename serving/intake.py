@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from schema.codec import CATALOGUE, FEATURE_LOGS, USER_ACTIONS
@@ -52,7 +53,7 @@ class Intake:
 
     An action counts for popularity by the weight of the tasks that it makes positive, so one of no task, or
     of a task with a weight of 0 or less, does not count. An event from the future counts as of now:
-    otherwise one wrong clock would keep an item on top, or at the end of a history, for good.
+    otherwise one wrong clock would keep an item on top, the newest, or at the end of a history, for good.
     """
 
     def __init__(self, config: Config, builder: FeatureBuilder) -> None:
@@ -72,7 +73,7 @@ class Intake:
         """
         counted = _Counted()
         takers: dict[Stream, Callable[[bytes | None], None]] = {
-            Stream.CATALOGUE: self._take_profiles,
+            Stream.CATALOGUE: lambda value: self._take_profiles(value, now),
             Stream.ACTIONS: lambda value: self._take_actions(value, counted, now),
             Stream.LOGS: lambda value: self._take_logs(value, now),
         }
@@ -96,10 +97,11 @@ class Intake:
         self._refreshed_at = now
         self._changed = False
 
-    def _take_profiles(self, value: bytes | None) -> None:
+    def _take_profiles(self, value: bytes | None, now: int) -> None:
         for profile in CATALOGUE.decode(value):
+            known = replace(profile, event_time=now) if profile.event_time > now else profile
             try:
-                self.catalogue.apply(profile)
+                self.catalogue.apply(known)
             except ValueError as error:
                 _skip(Stream.CATALOGUE, error)
 

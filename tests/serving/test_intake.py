@@ -64,6 +64,12 @@ def test_an_exposure_from_the_future_does_not_stay_the_newest(intake):
     assert intake.histories.of(7)["watched"] == [1, 2]
 
 
+def test_an_item_from_the_future_does_not_stay_the_newest(intake):
+    intake.take([message(item(1, NOW * 2))], NOW)
+    intake.take([message(item(2, NOW + 1)), message(item(3, NOW + 2))], NOW + 1000)
+    assert intake.candidates.items == (3, 2, 1)
+
+
 def test_json_actions_and_heartbeats_are_fine(intake):
     foreign = (
         b'{"user_id": 7, "actions": [{"request_id": "r", "item_id": 4, "kind": "like", "event_time": 5}]}'
