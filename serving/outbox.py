@@ -205,11 +205,15 @@ class Outbox(Generic[R]):
 
     def _spill(self) -> None:
         """Move what waits in memory to disk, as far as there is room."""
-        while self._spool is not None and self._waiting:
-            batch = list(islice(self._waiting, _BATCH))
-            if not self._spool.append(batch):
-                return
-            self._let_go(len(batch))
+        try:
+            while self._spool is not None and self._waiting:
+                batch = list(islice(self._waiting, _BATCH))
+                if not self._spool.append(batch):
+                    return
+                self._let_go(len(batch))
+        except OSError:
+            # a full disk must not take down a replica that still serves
+            _log.exception("%s: the disk refuses what waits for Kafka; it stays in memory", self._name)
 
     def _close(self) -> None:
         sender, self._sender = self._sender, None

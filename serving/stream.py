@@ -95,8 +95,9 @@ class Follower:
         self._positions.update((TopicPartition(*place), offset) for place, offset in places.items())
         try:
             self._read()
-        finally:
+            # not after a failure, which may have come half-way through a batch or a save
             self._save(self._memory)
+        finally:
             self._memory.close()
 
     def _read(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from kafka.errors import KafkaConnectionError
@@ -174,6 +176,25 @@ def test_a_full_spool_fills_the_memory_and_then_refuses(broker, tmp_path):
     wait_until(lambda: not box.offer(profile(7)), 10, every=0.001)
     assert box.spooled_bytes <= 100
     box.stop(1)
+
+
+def test_a_disk_that_refuses_is_as_one_without_room(broker, tmp_path, monkeypatch, caplog):
+    broker.away = True
+    spool = Spool(tmp_path, CATALOGUE, 1 << 20)
+    box = Outbox("t", broker.open, 5, spool=spool)
+    with monkeypatch.context() as full:
+        full.setattr("pathlib.Path.write_bytes", _refuse)
+        assert box.offer(profile(1))
+        box.start()
+        wait_until(lambda: "the disk refuses" in caplog.text, 10)
+    wait_until(lambda: len(spool) == 1, 10)
+    broker.away = False
+    wait_until(lambda: broker.got == [1], 10)
+    box.stop(10)
+
+
+def _refuse(_file: Path, _data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_a_stop_leaves_is_delivered_by_the_next_start(broker, tmp_path):
