@@ -41,6 +41,7 @@ _JSON: Final = "application/json"
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     400: {"model": wire.Refused, "description": "The body cannot be read as JSON."},
     401: {"model": wire.Refused, "description": "The header X-API-Key is missing or wrong."},
+    408: {"model": wire.Refused, "description": "The body did not come in time."},
     413: {"model": wire.Refused, "description": "The body is too large."},
     429: {"model": wire.Refused, "description": "Too many requests at once; come again in a moment."},
     _INVALID: {"model": wire.Problems, "description": "Refused; `detail` names each field that is wrong."},

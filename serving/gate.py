@@ -5,9 +5,10 @@ Pure ASGI, so that a request which is not let in costs next to nothing. Knows no
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,22 +17,33 @@ from runtime.logs import about
 from runtime.ops import to_json
 
 MAX_BODY: Final = 1 << 20
+BODY_SECONDS: Final = 10.0
+"""How long a body may take to come: whoever sends it more slowly keeps others out meanwhile."""
 KEY_HEADER: Final = "X-API-Key"
 CALL_HEADER: Final = "X-Request-ID"
 """What a caller, or the balancer before us, names a call by; our logs name it so, too."""
 _CALL_LENGTH: Final = 100
 
 _UNAUTHORIZED: Final = 401
+_TOO_SLOW: Final = 408
 _TOO_LARGE: Final = 413
 _TOO_MANY: Final = 429
 _GUARDED: Final = "/v1/"
 _REFUSED: Final = Counter("headwater_requests_refused", "Requests that were not let in.", ["status"])
 
 
+class _Refusal(NamedTuple):
+    status: int
+    why: str
+
+
+_LARGE: Final = _Refusal(_TOO_LARGE, f"the body is larger than {MAX_BODY} bytes")
+
+
 class Gate:
     """Lets requests for /v1/ through to `app`: with the right key, of at most MAX_BODY, not too many at once.
 
-    Answers 401, 413 or 429 itself, with a JSON object whose `detail` says why.
+    Answers 401, 408, 413 or 429 itself, with a JSON object whose `detail` says why.
 
     Args:
         app: what is behind.
@@ -66,15 +78,14 @@ class Gate:
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]
     ) -> None:
         length, call = headers.get(b"content-length"), headers.get(CALL_HEADER.lower().encode())
-        too_large = f"the body is larger than {MAX_BODY} bytes"
         if length is not None and length.isdigit() and int(length) > MAX_BODY:
-            await _refuse(send, _TOO_LARGE, too_large)
+            await _refuse(send, *_LARGE)
             return
         self._under_way += 1
         try:
             body = await _whole(receive)
-            if body is None:
-                await _refuse(send, _TOO_LARGE, too_large)
+            if isinstance(body, _Refusal):
+                await _refuse(send, *body)
             elif call is None:
                 await self._app(scope, again(body, receive), send)
             else:
@@ -84,17 +95,21 @@ class Gate:
             self._under_way -= 1
 
 
-async def _whole(receive: Receive) -> bytes | None:
-    """The body, None once it is too large. A client that leaves sends an end of its own."""
+async def _whole(receive: Receive) -> bytes | _Refusal:
+    """The body, or why it is not waited for. A client that leaves sends an end of its own."""
     parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-        more = message["type"] == "http.request" and message.get("more_body", False)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    return _LARGE
+                parts.append(part)
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        return _Refusal(_TOO_SLOW, f"the body did not come within {BODY_SECONDS:g} s")
     return b"".join(parts)
 
 
@@ -113,5 +128,7 @@ async def _refuse(send: Send, status: int, why: str) -> None:
     headers = [(b"content-type", b"application/json")]
     if status == _TOO_MANY:
         headers.append((b"retry-after", b"1"))
+    if status == _TOO_SLOW:
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": to_json({"detail": why})})

@@ -380,6 +380,20 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_its_size_is_said(sta
     assert str(MAX_BODY) in answer.json()["detail"]
 
 
+def test_who_does_not_send_the_body_does_not_keep_others_out(monkeypatch):
+    monkeypatch.setattr("serving.gate.BODY_SECONDS", 0.01)
+    stage = guarded(max_requests=1)
+
+    async def pieces():
+        yield b"{"
+        await asyncio.Event().wait()
+
+    answer = stage.post("/v1/feed", content=pieces())
+    assert answer.status_code == 408
+    assert answer.headers["connection"] == "close"
+    assert stage.post("/v1/feed", {"user_id": 3}).status_code == 200
+
+
 def test_too_many_requests_at_once_are_told_to_come_again():
     stage = guarded(max_requests=2)
     entered, release = threading.Semaphore(0), threading.Event()
