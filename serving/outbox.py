@@ -117,12 +117,16 @@ class Outbox(Generic[R]):
             self._changed.notify()
         return True
 
-    def stop(self, timeout: float) -> None:
-        """Take nothing more in, deliver what waits within `timeout` seconds or spool it; say what is lost."""
+    def leave(self, timeout: float) -> None:
+        """Take nothing more in; deliver what waits within `timeout` seconds, or spool it. Does not wait."""
         with self._changed:
             self._stopping = True
             self._deadline = time.monotonic() + timeout
             self._changed.notify()
+
+    def stop(self, timeout: float) -> None:
+        """Leave, and wait for it; say what is lost."""
+        self.leave(timeout)
         if self._thread.is_alive():
             self._thread.join(timeout + _RETRY_SECONDS)
         if self._waiting:
@@ -172,7 +176,7 @@ class Outbox(Generic[R]):
         try:
             for record in batch:
                 self._sender.send(record)
-            self._sender.flush(_FLUSH_SECONDS)
+            self._sender.flush(self._within(_FLUSH_SECONDS))
         except PlumbingError as error:
             self._failed(batch, error, from_disk=from_disk)
         else:
@@ -220,9 +224,13 @@ class Outbox(Generic[R]):
         if sender is None:
             return
         try:
-            sender.close(max(0.1, min(self._deadline - time.monotonic(), _RETRY_SECONDS)))
+            sender.close(self._within(_RETRY_SECONDS))
         except PlumbingError as error:
             _log.warning("%s: %s", self._name, error)
+
+    def _within(self, seconds: float) -> float:
+        """So many seconds, or fewer where a stop leaves fewer."""
+        return max(0.1, min(self._deadline - time.monotonic(), seconds))
 
     def _linger(self) -> None:
         with self._changed:

@@ -44,6 +44,9 @@ class Outboxes:
     def stop(self, timeout: float) -> None:
         """Deliver what waits in them; they share `timeout` seconds."""
         deadline = time.monotonic() + timeout
+        # first all are told: what one is at when its turn comes may take seconds
+        for box in self.by_name().values():
+            box.leave(timeout)
         for box in self.by_name().values():
             box.stop(max(0.0, deadline - time.monotonic()))
 

@@ -14,6 +14,7 @@ from runtime.errors import DeliveryFailed
 from schema.codec import CATALOGUE
 from schema.records import Profile
 from serving.outbox import Outbox
+from serving.senders import Outboxes
 from serving.spool import Spool
 from tests.polling import wait_until
 from tests.serving.parts import Kept
@@ -117,6 +118,42 @@ def test_what_waits_takes_up_room_until_it_is_delivered():
     wait_until(lambda: box.offer(4), 10)
     box.stop(10)
     assert slow.records == [1, 2, 4]
+
+
+def test_a_stop_leaves_a_broker_that_hangs_no_longer_than_it_has_itself():
+    given, stopping = [], threading.Event()
+
+    class Hangs(Kept):
+        def flush(self, timeout: float) -> None:
+            given.append(timeout)
+            stopping.wait(10)
+            raise DeliveryFailed("hangs")
+
+    box = Outbox("t", Hangs, 10)
+    box.start()
+    box.offer(1)
+    wait_until(lambda: given, 10)
+    box.leave(1)
+    stopping.set()
+    box.stop(1)
+    assert len(given) > 1
+    assert max(given[1:]) <= 1
+
+
+def test_all_outboxes_are_told_of_a_stop_before_one_is_waited_for(caplog):
+    entered = threading.Event()
+
+    class Hangs(Kept):
+        def flush(self, timeout: float) -> None:  # noqa: ARG002 - the interface
+            entered.set()
+            wait_until(lambda: not boxes.profiles.offer(2), 10)
+
+    boxes = Outboxes(Outbox("a", Hangs, 10), Outbox("b", Kept, 10), Outbox("c", Kept, 1000))
+    boxes.start()
+    boxes.feature_logs.offer(1)
+    assert entered.wait(10)
+    boxes.stop(1)
+    assert "not delivered" not in caplog.text
 
 
 def profile(number: int) -> Profile:
