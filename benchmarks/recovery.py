@@ -1,226 +1,162 @@
-"""A recovery point of trainer and shards every 30 s costs little, and a killed shard costs seconds.
+"""A recovery point of trainer and shards every 30 s costs little, and a killed process costs seconds.
 
 Claim: with a point every 30 s the trainer, through two shard processes, trains at least 95 % of the samples
-that it trains without. One side trains so many rows, the other as many with a point made meanwhile, of the
-rows that both have changed; what it takes longer, over 30 s, is the cost. Then a shard is killed (-9) and
-started again, and the clock runs until the step at which it was killed has been done again; then the trainer.
+that it trains without. A round is 30 s of training at full speed: a long part that no one looks at, then a
+short side without a point, and one as long with a point, of all rows that the whole round has changed. What
+the second takes longer, until the point is there, is what a point costs; over 30 s, it is the share of
+throughput. Sides of the next round come in the other order, so that a trainer that gets slower as it knows
+more, or faster, is not taken for the point. The share is that of the mean round, not the median: now and
+then a shard's checkpoint is of all rows, and that belongs to the price.
+
+How many rows change in 30 s, and how many are new, is the stream's doing: see `recovery_parts/stream.py`.
+`--new-users 1 --new-items 1` is as hard as it can be, each row a new user and a new item.
+
+Then a shard is killed (-9), as late after a point as can be, and started again, and the clock runs until the
+step at which it was killed has been done again; then the trainer.
 """
 
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import torch
 import typer
-import yaml
 from harness import Benchmark
-from step_sides.online import start_shard, stop_shard, wait_for
-from step_sides.samples import Samples
+from recovery_parts.deployment import Deployment
+from recovery_parts.kills import after_a_shard, after_the_trainer
+from recovery_parts.stream import Mix, Stream
 
-from parameter_server.client import ParameterClient
-from runtime.ports import free_port
-from schema.config import Config
-from schema.config_file import load_config
-from trainer.entries import Entry, Position
-from trainer.errors import ShardReset
-from trainer.feed import Chunk, Feed
 from trainer.loop import Trainer
-from trainer.messages import MessageReader
-from trainer.points import PointStore
 
-_CONFIG: Final = Path(__file__).parents[1] / "configs/local.yaml"
-_EVERY_SECONDS: Final = 30.0
-_MESSAGES_A_CHUNK: Final = 16
-
-
-class Log:
-    """A topic of one partition in memory, which can be read again from any offset."""
-
-    def __init__(self, reader: MessageReader) -> None:
-        self._reader = reader
-        self._messages: list[bytes] = []
-        self._next = 0
-
-    @property
-    def history(self) -> bool:
-        """See trainer.feed.Source."""
-        return False
-
-    def write(self, messages: list[bytes]) -> None:
-        """Let `messages` follow."""
-        self._messages += messages
-
-    def left(self, trainer: Trainer) -> int:
-        """Messages that `trainer` has not trained yet."""
-        done = trainer.state.positions.get(0, Position(0))
-        return len(self._messages) - done.offset
-
-    def start(self, positions: Mapping[int, Position]) -> None:
-        """See trainer.feed.Source."""
-        self._next = positions[0].offset
-
-    def get(self, timeout: float) -> Chunk | None:
-        """See trainer.feed.Source."""
-        if self._next == len(self._messages):
-            time.sleep(timeout)
-            return None
-        first = self._next
-        self._next = min(first + _MESSAGES_A_CHUNK, len(self._messages))
-        entries: list[Entry] = []
-        for offset in range(first, self._next):
-            entries += self._reader.entries(0, offset, self._messages[offset])
-        return Chunk(tuple(entries), frozenset([0]) if self._next < len(self._messages) else frozenset())
-
-    def hold(self, partitions: frozenset[int]) -> None:
-        """See trainer.feed.Source."""
-
-    def commit(self, positions: Mapping[int, Position]) -> None:
-        """See trainer.feed.Source."""
+_WARM_ROWS = 10_000
+_SIDE = 0.125
+"""What share of a round a side has."""
+_WITHOUT, _WITH = "seconds_without", "seconds_with_a_point"
 
 
-class Deployment:
-    """Two shard processes, and trainers of this process, one after the other."""
+class Round:
+    """Training in turn without and with a point.
 
-    def __init__(self, config: Config, file: Path, stack: ExitStack) -> None:
-        self._config, self._file = config, file
-        self._shards = [start_shard(file, shard) for shard in range(len(config.parameter_server.shards))]
-        stack.callback(self._stop)
-        self._client = stack.enter_context(ParameterClient(config.parameter_server))
-        wait_for(self._client)
-        self._store = stack.enter_context(closing(PointStore(Path(config.run_dir) / "trainer", kept=2)))
-        self.log = Log(MessageReader("samples", config.features, [task.name for task in config.tasks]))
+    Args:
+        deployment: what is trained.
+        trainer: who trains.
+        stream: on what.
+    """
 
-    def _stop(self) -> None:
-        for process in self._shards:
-            stop_shard(process)
+    def __init__(self, deployment: Deployment, trainer: Trainer, stream: Stream) -> None:
+        self._deployment, self._trainer, self._stream = deployment, trainer, stream
+        self._rows, self._files = deployment.rows(), deployment.files()
+        self.points: list[dict[str, float]] = []
 
-    @contextmanager
-    def trainer(self) -> Iterator[Trainer]:
-        """A trainer that has recovered."""
-        trainer = Trainer(self._config, Feed(self.log, [0]), self._client, self._store, lambda _: None)
-        try:
-            trainer.recover()
-            yield trainer
-        finally:
-            trainer.close()
+    def train(self, rows: int, *, with_point: bool = False) -> tuple[float, float]:
+        """Train `rows` more and, with one, make a point, asked for at the start.
 
-    def steps_since_point(self, trainer: Trainer) -> int:
-        """How many steps a kill now costs."""
-        return trainer.state.counters.step - self._store.points()[-1].step
-
-    def kill_shard(self, shard: int) -> None:
-        """It comes back at once."""
-        self._shards[shard].kill()
-        self._shards[shard].wait(30)
-        self._shards[shard] = start_shard(self._file, shard)
-
-
-def train(trainer: Trainer, log: Log, *, with_point: bool) -> float:
-    """Seconds until all that is in the log is trained and, with one, a point made beside it is there."""
-    began = time.perf_counter()
-    made = trainer.ask_point() if with_point else None
-    while log.left(trainer) or not trainer.idle or (made is not None and not made.done()):
-        trainer.advance()
-    return time.perf_counter() - began
-
-
-def until_again(deployment: Deployment, step: int, began: float) -> float:
-    """Seconds since `began` until a trainer anew has done `step`."""
-    while True:
-        try:
-            with deployment.trainer() as trainer:
-                while trainer.state.counters.step < step:
-                    trainer.advance()
-                return time.perf_counter() - began
-        except ShardReset:
-            continue
-
-
-def after_a_shard(deployment: Deployment, trainer: Trainer) -> float:
-    """Seconds from the kill of a shard until the step at which it was killed is done again."""
-    step = trainer.state.counters.step
-    began = time.perf_counter()
-    deployment.kill_shard(0)
-    try:
-        while True:
+        Returns:
+            The seconds until all that is done, and those that all processes computed.
+        """
+        trainer, log = self._trainer, self._deployment.log
+        log.write(self._stream.messages(rows))
+        began, computed = time.perf_counter(), self._deployment.cpu_seconds()
+        made = trainer.ask_point() if with_point else None
+        there = began
+        while log.left(trainer) or not trainer.idle or (made is not None and not made.done()):
             trainer.advance()
-    except ShardReset:
-        trainer.close()
-    return until_again(deployment, step, began)
+            if made is not None and there == began and made.done():
+                there = time.perf_counter()
+        took = time.perf_counter() - began, self._deployment.cpu_seconds() - computed
+        if made is not None:
+            made.result(0)
+            self._note(there - began)
+        return took
 
-
-def start_seconds() -> float:
-    """How long a trainer process takes before it does anything."""
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "trainer", "--help"], check=True, capture_output=True, timeout=120)
-    return time.perf_counter() - began
+    def _note(self, seconds: float) -> None:
+        """What the newest point was of."""
+        deployment = self._deployment
+        rows, files = deployment.rows(), deployment.files()
+        written, changes = deployment.written_rows()
+        self.points.append(
+            {
+                "rows_changed": written if changes else float("nan"),
+                "rows_written": written,
+                "new_rows": rows - self._rows,
+                "mebibytes": sum(files[inode] for inode in files.keys() - self._files.keys()) / (1 << 20),
+                "seconds_to_make": seconds,
+            }
+        )
+        self._rows, self._files = rows, files
+        deployment.forget_read()
 
 
 def main(
-    rows: Annotated[int, typer.Option(help="Rows a side of a round.", min=1000)] = 150_000,
+    every: Annotated[float, typer.Option(help="Seconds of training between two points.", min=4)] = 30.0,
     batch_rows: Annotated[int, typer.Option(help="Rows a batch.", min=1)] = 512,
-    rounds: Annotated[int, typer.Option(help="Alternations.", min=3)] = 5,
+    rounds: Annotated[int, typer.Option(help="Alternations.", min=3)] = 6,
+    new_users: Annotated[
+        float, typer.Option(help="Share of rows of a user never seen.", min=0, max=1)
+    ] = 0.04,
+    new_items: Annotated[
+        float, typer.Option(help="Share of rows of an item never seen.", min=0, max=1)
+    ] = 0.007,
 ) -> None:
     """Measure what a point costs, then kill."""
     torch.set_num_threads(1)
     bench = Benchmark("recovery")
+    mix = Mix(new_users=new_users, new_items=new_items)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        file = _config_file(Path(folder), batch_rows)
-        config = load_config(file)
-        samples = Samples(config, 1, seed=1)
-        deployment = Deployment(config, file, stack)
+        deployment = Deployment(Path(folder), batch_rows, stack)
+        deployment.fill(mix)
         with deployment.trainer() as trainer:
+            stream = Stream(deployment.config, mix, seed=1)
+            alternation = Round(deployment, trainer, stream)
             bench.say("warming up")
-            deployment.log.write(samples.messages(rows))
-            train(trainer, deployment.log, with_point=True)
-
-            def side(*, with_point: bool) -> float:
-                deployment.log.write(samples.messages(rows))
-                return train(trainer, deployment.log, with_point=with_point)
-
-            sides = {
-                "seconds_without": lambda: side(with_point=False),
-                "seconds_with_a_point": lambda: side(with_point=True),
-            }
-            results = bench.alternate(sides, rounds)
-            extra = [r["seconds_with_a_point"] - r["seconds_without"] for r in results]
-            bench.measured["seconds_a_point_costs"] = {"min": min(extra), "max": max(extra)}
-            bench.bar("throughput_cost", statistics.median(extra) / _EVERY_SECONDS, at_most=0.05)
-            deployment.log.write(samples.messages(rows))
-            while deployment.log.left(trainer) > rows // 100:
-                trainer.advance()
+            rate = _WARM_ROWS / min(alternation.train(_WARM_ROWS)[0] for _ in range(3))
+            alternation.train(round(rate * every), with_point=True)
+            extra = _cost(bench, alternation, round(rate * every), rounds)
+            bench.bar("throughput_cost", statistics.mean(extra) / every, at_most=0.05)
+            alternation.train(round(rate * every * 0.95))
             bench.say("killing a shard")
             bench.measured["steps_since_the_point"] = deployment.steps_since_point(trainer)
             step = trainer.state.counters.step
-            shard_seconds = after_a_shard(deployment, trainer)
-            bench.measured["seconds_from_a_shards_kill_to_the_killed_step"] = shard_seconds
+            bench.measured["seconds_after_a_shards_kill"] = after_a_shard(deployment, trainer).described()
         bench.say("the trainer anew")
-        recovered = until_again(deployment, step, time.perf_counter())
-        bench.measured["seconds_from_the_trainers_kill_to_the_killed_step"] = start_seconds() + recovered
-    bench.measured |= {"rows_a_side": rows, "batch_rows": batch_rows}
+        bench.measured["seconds_after_the_trainers_kill"] = after_the_trainer(deployment, step).described()
+    bench.measured |= {"rows_a_second": rate, "batch_rows": batch_rows, "seconds_between_points": every}
+    bench.measured |= {"new_users": new_users, "new_items": new_items}
     bench.finish()
 
 
-def _config_file(folder: Path, batch_rows: int) -> Path:
-    ports = [{"port": free_port(), "ops_port": free_port()} for _ in range(2)]
-    never = 1e9
-    settings: dict[str, Any] = {
-        "extends": str(_CONFIG.resolve()),
-        "run_dir": str(folder / "run"),
-        "parameter_server": {"shards": ports, "checkpoint_seconds": never},
-        "trainer": {"batch_rows": batch_rows, "baseline": False, "recovery_seconds": never},
-    }
-    file = folder / "recovery.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    return file
+def _cost(bench: Benchmark, alternation: Round, rows: int, rounds: int) -> list[float]:
+    """Seconds that each round's point cost; a round trains `rows`."""
+    side = round(rows * _SIDE)
+    alternation.points.clear()
+    taken: dict[str, list[tuple[float, float]]] = {_WITHOUT: [], _WITH: []}
+    for number in range(rounds):
+        alternation.train(rows - 2 * side)
+        for name in (_WITHOUT, _WITH) if number % 2 else (_WITH, _WITHOUT):
+            taken[name].append(alternation.train(side, with_point=name == _WITH))
+        figures = ", ".join(f"{name} {values[-1][0]:.3f}" for name, values in taken.items())
+        bench.say(f"round {number + 1} of {rounds}: {figures}")
+    extra, computed = (
+        [with_it[i] - without[i] for with_it, without in zip(taken[_WITH], taken[_WITHOUT], strict=True)]
+        for i in range(2)
+    )
+    figures_of: dict[str, list[float]] = {name: [t for t, _ in values] for name, values in taken.items()}
+    figures_of |= {"seconds_a_point_costs": extra, "cpu_seconds_a_point_costs": computed}
+    figures_of |= {f"{name}_a_point": [p[name] for p in alternation.points] for name in alternation.points[0]}
+    bench.measured |= {name: _spread(values) for name, values in figures_of.items()}
+    return extra
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    known = [value for value in values if value == value]  # noqa: PLR0124 - not a number
+    if not known:
+        return {"median": None}
+    return {"median": statistics.median(known), "min": min(known), "max": max(known)}
 
 
 if __name__ == "__main__":
