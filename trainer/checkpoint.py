@@ -6,6 +6,7 @@ An image is 4 bytes CRC-32, little-endian, then MessagePack.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.evaluation import SavedEvaluation
 from trainer.guard import SavedGuard
-from trainer.retrieval import SavedRetrieval
+from trainer.retrieval import SavedRetrieval, whole_retrieval
 
 _CHECKSUM: Final = 4
 
@@ -55,6 +56,21 @@ class Image(msgspec.Struct, frozen=True, array_like=True):
     history: bool = False
     retrieval: SavedRetrieval | None = None
     by_user: SavedByUser | None = None
+
+
+def whole_image(images: Sequence[Image]) -> Image:
+    """The last of `images`, with all items: the first has them, each later one those that changed since.
+
+    Raises:
+        RecoveryError: they do not go together.
+    """
+    saved = [image.retrieval for image in images if image.retrieval is not None]
+    if len(saved) < len(images):
+        return images[-1]
+    try:
+        return msgspec.structs.replace(images[-1], retrieval=whole_retrieval(saved))
+    except ValueError as error:
+        raise RecoveryError(f"the states of a recovery point do not go together: {error}") from error
 
 
 def encode_image(image: Image) -> bytes:

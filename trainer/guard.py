@@ -68,7 +68,7 @@ class Guard:
 
     def state(self) -> SavedGuard:
         """What a checkpoint keeps."""
-        return SavedGuard(self.breach, self.alarms)
+        return SavedGuard(self.breach, dict(self.alarms))
 
     def restore(self, saved: SavedGuard) -> None:
         """Hold, or not, as `saved` did."""

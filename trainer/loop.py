@@ -18,7 +18,6 @@ from schema.records import DeadLetter
 from trainer import telemetry
 from trainer.arrivals import Arrivals
 from trainer.batches import Batcher
-from trainer.checkpoint import encode_image
 from trainer.entries import Position
 from trainer.errors import RollBack
 from trainer.evaluation import Quality
@@ -31,6 +30,7 @@ from trainer.pointing import PointMaker
 from trainer.points import Loaded, PointStore
 from trainer.publishing import Publisher
 from trainer.ranks import Alone, Ranks
+from trainer.retrieval import Mark
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
 from trainer.step import Learner
@@ -236,14 +236,16 @@ class Trainer:
         """Whether all samples that there were have been trained on."""
         return self._batcher.paused and self._pipeline.settled
 
-    def _cut(self) -> Cut:
+    def _cut(self, since: Mark | None) -> Cut:
         """The trainer as it is between two steps. Its push may be on its way."""
         undone = self._pipeline.undone
         if undone is not None:
             self._store.append(undone)
         counters = self.state.counters
         return Cut(
-            state=encode_image(self.state.image()),
+            state=self.state.image(since),
+            follows=since is not None,
+            mark=self.state.mark(),
             made_at=time.time_ns() // 1_000_000,
             step=counters.step,
             rows=counters.rows,

@@ -7,8 +7,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from trainer.checkpoint import Image
 from trainer.entries import Position
 from trainer.errors import RecoveryError
+from trainer.retrieval import Mark
 
 FORMAT: Final = 1
 
@@ -26,6 +28,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `checkpoint` is the name of every shard's checkpoint, `pushes` the file of `pushed` pushes that may come
     after them, `journal` the first of the journals. Unless `settled`, the push of `step` follows only once
     the next batch's vectors have been pulled. `returned_to` is the number of the point that a rollback chose.
+    Where `state` has only what changed of single items, `before` are the states that it follows, in order.
     """
 
     format: int
@@ -42,12 +45,19 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str
     shards: tuple[ShardPlace, ...]
     returned_to: int | None = None
+    before: tuple[str, ...] = ()
 
 
 class Cut(NamedTuple):
-    """The trainer between two steps: its state as bytes, and what the manifest says of it."""
+    """The trainer between two steps: its state, and what the manifest says of it.
 
-    state: bytes
+    `state` is whole, or, where it `follows`, has of single items only what changed since the newest point.
+    What changes after it has changed since `mark`.
+    """
+
+    state: Image
+    follows: bool
+    mark: Mark | None
     made_at: int
     step: int
     rows: int

@@ -23,6 +23,7 @@ from trainer.journal import Push
 from trainer.manifest import Cut, Manifest, ShardPlace
 from trainer.pace import Every
 from trainer.points import Draft, PointStore
+from trainer.retrieval import Mark
 from trainer.shards import Shards
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class PointMaker:
         store: where points go.
         shards: all shards.
         seconds: between the beginnings of two points.
-        cut: the trainer as it is now, between two steps.
+        cut: the trainer as it is now, between two steps; with a mark, only what changed since.
         clock: seconds.
         executor: does what takes long; threads of its own unless given.
     """
@@ -48,7 +49,7 @@ class PointMaker:
         store: PointStore,
         shards: Shards,
         seconds: float,
-        cut: Callable[[], Cut],
+        cut: Callable[[Mark | None], Cut],
         *,
         clock: Callable[[], float] = time.monotonic,
         executor: Executor | None = None,
@@ -63,6 +64,8 @@ class PointMaker:
         self._saving: list[Future[ShardPlace]] = []
         self._saved_at: int | None = None
         self._writing: Future[Manifest] | None = None
+        self._mark: Mark | None = None
+        self._next_mark: Mark | None = None
         self.changed = False
         """Whether anything has been trained since the last cut."""
 
@@ -159,7 +162,9 @@ class PointMaker:
         with self._giving_up():
             places = tuple(saving.result() for saving in self._saving)
             self._shards.check([place.epoch for place in places])
-            journal, cut, name = self._store.cut(), self._cut(), self._shards.point_name(draft.number)
+            since = self._mark if self._store.may_be_followed() else None
+            journal, cut, name = self._store.cut(), self._cut(since), self._shards.point_name(draft.number)
+            self._next_mark = cut.mark
             self.changed = False
             self._writing = self._executor.submit(self._store.commit, draft, cut, journal, name, places)
 
@@ -167,6 +172,7 @@ class PointMaker:
         with self._giving_up():
             manifest = writing.result()
             self._draft = self._writing = None
+            self._mark = self._next_mark
             _log.info("recovery point %d: step %d", manifest.number, manifest.step)
             telemetry.POINTS.inc()
             answers, self._answers = self._answers, []

@@ -10,16 +10,19 @@ from __future__ import annotations
 import fcntl
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
-from trainer.checkpoint import Image, read_image, write_whole
+from trainer.checkpoint import Image, encode_image, read_image, whole_image, write_whole
 from trainer.errors import RecoveryError, UnknownPoint
 from trainer.journal import Push, PushRecord, RecordWriter, StepRecord, read_records
 from trainer.manifest import FORMAT, Cut, Manifest, ShardPlace, read_manifest
 
 _log = logging.getLogger(__name__)
+
+_MOST_STATES: Final = 32
+"""A point follows no more than so many."""
 
 
 class Draft(NamedTuple):
@@ -74,6 +77,7 @@ class PointStore:
             ) from error
         self._journal_number = max(self._numbers("journal-*.log"), default=0)
         self._journal = self._new_journal()
+        self._made: Manifest | None = None
 
     def points(self) -> list[Manifest]:
         """The points that can be returned to, the oldest first."""
@@ -96,6 +100,20 @@ class PointStore:
                 "folder and train from the earliest sample"
             )
         return None
+
+    def may_be_followed(self) -> bool:
+        """Whether the next point may have only what changed since the last that `commit` made.
+
+        Not where there is none, where its states are not all there, or where they are many, or larger than
+        the whole that they follow.
+        """
+        if self._made is None or len(self._made.before) >= _MOST_STATES:
+            return False
+        paths = [self._path(name) for name in _states_of(self._made)]
+        if not all(path.exists() for path in paths):
+            return False
+        first, *later = (path.stat().st_size for path in paths)
+        return sum(later) < first
 
     def append(self, record: StepRecord) -> None:
         """Write a step to the journal."""
@@ -141,10 +159,12 @@ class PointStore:
             journal=journal,
             checkpoint=checkpoint,
             shards=shards,
+            before=_states_of(self._made) if cut.follows and self._made is not None else (),
         )
         draft.pushes.close(sync=True)
-        write_whole(self._path(manifest.state), cut.state)
+        write_whole(self._path(manifest.state), encode_image(cut.state))
         self._publish(manifest)
+        self._made = manifest
         return manifest
 
     def roll_back(self, number: int) -> Manifest:
@@ -163,6 +183,7 @@ class PointStore:
             chosen, number=max(manifests) + 1, journal=self.cut(), returned_to=number
         )
         self._publish(again)
+        self._made = None
         # what they say followed points that are not the newest any more
         for path in self._folder.glob("journal-*.log"):
             if _number(path) < again.journal:
@@ -184,7 +205,7 @@ class PointStore:
         for path in self._folder.glob("point-*.json"):
             if _number(path) < kept[0].number:
                 path.unlink()
-        named = {name for manifest in kept for name in (manifest.state, manifest.pushes)}
+        named = {name for manifest in kept for name in (*_states_of(manifest), manifest.pushes)}
         for path in [*self._folder.glob("state-*.bin"), *self._folder.glob("pushes-*.log")]:
             if path.name not in named and _number(path) <= kept[-1].number:
                 path.unlink()
@@ -193,7 +214,7 @@ class PointStore:
                 path.unlink()
 
     def _whole(self, manifest: Manifest) -> Loaded:
-        image = read_image(self._path(manifest.state))
+        image = whole_image([read_image(self._path(name)) for name in _states_of(manifest)])
         path = self._path(manifest.pushes)
         pushes = [Push.of(r) for r in read_records(path, PushRecord)] if path.exists() else []
         if len(pushes) != manifest.pushed:
@@ -225,6 +246,10 @@ class PointStore:
 
     def _numbers(self, pattern: str) -> list[int]:
         return sorted(_number(path) for path in self._folder.glob(pattern))
+
+
+def _states_of(manifest: Manifest) -> tuple[str, ...]:
+    return (*manifest.before, manifest.state)
 
 
 def _pushes_of(number: int) -> str:

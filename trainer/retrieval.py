@@ -19,8 +19,8 @@ from torch.nn import functional
 from models.dense import dump_payload
 from models.retrieval.beam import search
 from models.retrieval.frequency import ItemFrequencies, SavedFrequencies
-from models.retrieval.items import Contents, SavedContents
-from models.retrieval.learning import SavedLearner, StructureLearner
+from models.retrieval.items import Contents, SavedContents, whole_contents
+from models.retrieval.learning import SavedLearner, StructureLearner, whole_learner
 from models.retrieval.model import Candidates, DeepRetrieval, Pairs
 from models.retrieval.shipping import Shipper
 from models.retrieval.weights import BeamWeights
@@ -35,6 +35,10 @@ _FREQUENCY_DECAY: Final = 0.999
 _MOST: Final = 1 - 1e-9
 
 
+Mark = tuple[int, int]
+"""A moment: what is said of the rows of scores and of contents after it can be told from what was before."""
+
+
 class SavedRetrieval(msgspec.Struct, frozen=True, array_like=True):
     """All of it in a checkpoint; `module` as torch writes it. The optimizer is the trainer's."""
 
@@ -43,6 +47,22 @@ class SavedRetrieval(msgspec.Struct, frozen=True, array_like=True):
     contents: SavedContents
     frequencies: SavedFrequencies
     quest: SavedQuest
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is of all items, not only of those that changed since another checkpoint."""
+        return self.learner.only is None and self.contents.only is None
+
+
+def whole_retrieval(saved: Sequence[SavedRetrieval]) -> SavedRetrieval:
+    """The last of `saved`, whole: the first is, each later one has what changed since the one before.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    learner = whole_learner([s.learner for s in saved])
+    contents = whole_contents([s.contents for s in saved])
+    return msgspec.structs.replace(saved[-1], learner=learner, contents=contents)
 
 
 class Retrieval:
@@ -106,20 +126,25 @@ class Retrieval:
         """How well it finds, and how the structure stood at the last step. From any thread."""
         return self._said | self._quest.report()
 
-    def saved(self) -> SavedRetrieval:
-        """All there is, for `restore`."""
+    def mark(self) -> Mark:
+        """Now, for `saved` later."""
+        return self.learner.changes.mark(), self._contents.changes.mark()
+
+    def saved(self, since: Mark | None = None) -> SavedRetrieval:
+        """All there is, for `restore`; of single items only what changed since `since`, if given."""
+        scores, contents = (None, None) if since is None else since
         blob = io.BytesIO()
         torch.save(self.module.state_dict(), blob)
         return SavedRetrieval(
             blob.getvalue(),
-            self.learner.saved(),
-            self._contents.saved(),
+            self.learner.saved(scores),
+            self._contents.saved(contents),
             self._frequencies.saved(),
             self._quest.saved(),
         )
 
     def restore(self, saved: SavedRetrieval) -> None:
-        """Be what `saved` was.
+        """Be what `saved`, a whole one, was.
 
         Raises:
             StructureError: its structure has another number of paths.

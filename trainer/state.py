@@ -22,7 +22,7 @@ from trainer.errors import RecoveryError
 from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.ranks import Ranks
-from trainer.retrieval import SavedRetrieval
+from trainer.retrieval import Mark, SavedRetrieval
 from trainer.step import Learner
 
 
@@ -104,8 +104,13 @@ class TrainerState:
         report = self.baseline_evaluation.report()
         return {"overall": report["overall"], "period": report["period"]}
 
-    def image(self) -> Image:
-        """All of it."""
+    def mark(self) -> Mark | None:
+        """Now, for `image` later; None where it would always be of all."""
+        retrieval = self._learner.retrieval
+        return None if retrieval is None else retrieval.mark()
+
+    def image(self, since: Mark | None = None) -> Image:
+        """All of it; of single items only what changed since `since`, if given."""
         baseline, retrieval = self.baseline, self._learner.retrieval
         return Image(
             self._topic,
@@ -118,7 +123,7 @@ class TrainerState:
             None if baseline is None else (baseline.state(), self.baseline_evaluation.state()),
             None if self.guard is None else self.guard.state(),
             self._history,
-            None if retrieval is None else retrieval.saved(),
+            None if retrieval is None else retrieval.saved(since),
             self.evaluation.by_user.saved(),
         )
 

@@ -6,7 +6,7 @@ known of it (author, tag, …), so that one without a single engagement is alrea
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from models.retrieval.changes import Changes, patched
 from schema.records import F32, U64
 
 I64 = NDArray[np.int64]
@@ -22,6 +23,7 @@ WIDTH: Final = 8
 """An item's feature ids beyond so many do not count."""
 
 _CHUNK: Final = 65_536
+_ROW_BYTES: Final = 8 * WIDTH
 
 
 def packed_ids(columns: Iterable[tuple[U64, I64]], rows: int) -> U64:
@@ -77,9 +79,25 @@ class Parts:
 
 
 class SavedContents(msgspec.Struct, frozen=True, array_like=True):
-    """Contents in a checkpoint: <u8 (rows, WIDTH)."""
+    """Contents in a checkpoint: <u8 (n, WIDTH), of all rows.
+
+    Or of the rows `only` <i8 (n,), ascending, of `rows`, which changed since another checkpoint.
+    """
 
     ids: bytes
+    only: bytes | None = None
+    rows: int = 0
+
+
+def whole_contents(saved: Sequence[SavedContents]) -> SavedContents:
+    """The last of `saved`, of all rows: the first is, each later one has what changed since the one before.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    last = saved[-1]
+    parts = [(None if s.only is None else np.frombuffer(s.only, "<i8"), s.ids) for s in saved]
+    return last if last.only is None else SavedContents(patched(parts, last.rows, bytes(_ROW_BYTES)))
 
 
 class Contents:
@@ -87,6 +105,8 @@ class Contents:
 
     def __init__(self) -> None:
         self._ids: U64 = np.zeros((0, WIDTH), np.uint64)
+        self.changes = Changes()
+        """Of the rows; those that were never touched have no ids."""
 
     def put(self, rows: I64, ids: U64) -> None:
         """The items at `rows` (n,) have `ids` (n, WIDTH)."""
@@ -95,15 +115,21 @@ class Contents:
             grown[: len(self._ids)] = self._ids
             self._ids = grown
         self._ids[rows] = ids
+        self.changes.touch(rows)
 
     def of(self, rows: I64) -> U64:
         """The feature ids (n, WIDTH) of the items at `rows`, which have been put."""
         return self._ids[rows]
 
-    def saved(self) -> SavedContents:
-        """All of it, for `restore`."""
-        return SavedContents(self._ids.astype("<u8").tobytes())
+    def saved(self, since: int | None = None) -> SavedContents:
+        """All of it, for `restore`; only what changed since the mark `since`, if given."""
+        if since is None:
+            return SavedContents(self._ids.astype("<u8", copy=False).tobytes())
+        only = self.changes.since(since)
+        chosen = self._ids[only].astype("<u8", copy=False)
+        return SavedContents(chosen.tobytes(), only.astype("<i8").tobytes(), len(self._ids))
 
     def restore(self, saved: SavedContents) -> None:
-        """Be what `saved` was."""
+        """Be what `saved`, of all rows, was."""
+        self.changes = Changes()
         self._ids = np.frombuffer(saved.ids, "<u8").reshape(-1, WIDTH).astype(np.uint64)

@@ -5,11 +5,15 @@ Pure: given the same weights and pairs in the same order it makes the same struc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.retrieval.beam import search
+from models.retrieval.changes import Changes, patched
 from models.retrieval.em import PathScores, m_step
 from models.retrieval.placement import best_free_paths, random_paths
 from models.retrieval.structure import PathStructure, SavedStructure
@@ -20,15 +24,45 @@ from schema.records import F32
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 
+_ID_BYTES: Final = 8
+_CELL_BYTES: Final = 4
+
 
 class SavedLearner(msgspec.Struct, frozen=True, array_like=True):
-    """A learner in a checkpoint; by row: `paths` <i4 (rows, S), `scores` <f4 (rows, S), `weights` <f4."""
+    """A learner in a checkpoint; by row: `paths` <i4 (n, S), `scores` <f4 (n, S), `weights` <f4 (n,).
+
+    These are of all rows; or of the rows `only` <i8 (n,), ascending, which changed since another checkpoint,
+    and `width` is S.
+    """
 
     structure: SavedStructure
     paths: bytes
     scores: bytes
     weights: bytes
     pairs: int
+    only: bytes | None = None
+    width: int = 0
+
+
+def whole_learner(saved: Sequence[SavedLearner]) -> SavedLearner:
+    """The last of `saved`, of all rows: the first is, each later one has what changed since the one before.
+
+    Raises:
+        ValueError: they do not go together.
+    """
+    last = saved[-1]
+    if last.only is None:
+        return last
+    rows = len(last.structure.ids) // _ID_BYTES
+    at = [None if s.only is None else np.frombuffer(s.only, "<i8") for s in saved]
+    cells = _CELL_BYTES * last.width
+    return SavedLearner(
+        last.structure,
+        patched([(a, s.paths) for a, s in zip(at, saved, strict=True)], rows, b"\xff" * cells),
+        patched([(a, s.scores) for a, s in zip(at, saved, strict=True)], rows, bytes(cells)),
+        patched([(a, s.weights) for a, s in zip(at, saved, strict=True)], rows, bytes(_CELL_BYTES)),
+        last.pairs,
+    )
 
 
 class StructureLearner:
@@ -43,6 +77,8 @@ class StructureLearner:
         self._config = config
         self.structure = PathStructure(config.nodes**config.depth, config.paths, epoch)
         self.scores = PathScores.empty(0, config.scored_paths)
+        self.changes = Changes()
+        """Of the rows of scores; those that were never touched have none."""
         self._pairs = 0
 
     @property
@@ -90,6 +126,7 @@ class StructureLearner:
         """Take items off the structure, and forget their scores."""
         rows = self.structure.rows_of(items)
         self.scores.forget(rows[rows >= 0])
+        self.changes.touch(rows[rows >= 0])
         self.structure.remove(items)
 
     def score(self, weights: BeamWeights, vectors: F32, items: I64, users: I64) -> bool:
@@ -101,6 +138,7 @@ class StructureLearner:
         rows = self.structure.rows_of(items)
         beams = search(weights, vectors, self._config.score_beam)
         self.scores.update(rows, users, beams, self._config.score_decay)
+        self.changes.touch(rows)
         before = self._pairs // self._config.placement_rows
         self._pairs += len(items)
         return self._pairs // self._config.placement_rows > before
@@ -113,19 +151,23 @@ class StructureLearner:
         moved = np.flatnonzero((placed != old).any(axis=1))
         return self.structure.assign(items[moved], placed[moved])
 
-    def saved(self) -> SavedLearner:
-        """All there is, for `restore`."""
+    def saved(self, since: int | None = None) -> SavedLearner:
+        """All there is, for `restore`; of scores only those that changed since the mark `since`, if given."""
         scores = self.scores
+        only = None if since is None else self.changes.since(since)
+        chosen = slice(None) if only is None else only
         return SavedLearner(
             self.structure.saved(),
-            scores.paths.astype("<i4").tobytes(),
-            scores.scores.astype("<f4").tobytes(),
-            scores.weights.astype("<f4").tobytes(),
+            scores.paths[chosen].astype("<i4", copy=False).tobytes(),
+            scores.scores[chosen].astype("<f4", copy=False).tobytes(),
+            scores.weights[chosen].astype("<f4", copy=False).tobytes(),
             self._pairs,
+            None if only is None else only.astype("<i8").tobytes(),
+            0 if only is None else self._config.scored_paths,
         )
 
     def restore(self, saved: SavedLearner) -> None:
-        """Be what `saved` was.
+        """Be what `saved`, of all rows, was.
 
         Raises:
             StructureError: its structure has another number of paths.
@@ -137,6 +179,7 @@ class StructureLearner:
             np.frombuffer(saved.scores, "<f4").reshape(-1, kept).astype(np.float32),
             np.frombuffer(saved.weights, "<f4").astype(np.float32),
         )
+        self.changes = Changes()
         self._pairs = saved.pairs
 
     def _place(self, items: I64, paths: I32) -> None:

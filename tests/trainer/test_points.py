@@ -38,16 +38,19 @@ def image(step: int) -> Image:
     return state.image()
 
 
-def cut(step: int) -> Cut:
-    return Cut(encode_image(image(step)), 1, step, 10 * step, settled=False, positions={0: Position(step, 1)})
+def cut(step: int, *, follows: bool = False) -> Cut:
+    positions = {0: Position(step, 1)}
+    return Cut(image(step), follows, None, 1, step, 10 * step, settled=False, positions=positions)
 
 
-def make(store: PointStore, step: int, *, pushes: int = 1) -> Manifest:
+def make(store: PointStore, step: int, *, pushes: int = 1, follows: bool = False) -> Manifest:
     draft = store.begin()
     for at in range(step - pushes + 1, step + 1):
         draft.pushes.append(push(at).record())
     journal = store.cut()
-    return store.commit(draft, cut(step), journal, f"point-{draft.number}", (ShardPlace(1, step),))
+    return store.commit(
+        draft, cut(step, follows=follows), journal, f"point-{draft.number}", (ShardPlace(1, step),)
+    )
 
 
 @pytest.fixture
@@ -169,6 +172,49 @@ def test_a_damaged_newest_point_loses_no_step(store: PointStore, tmp_path: Path,
     assert loaded is not None
     assert loaded.manifest.number == 1
     assert [r.step for r in loaded.records] == [3, 4, 5]
+
+
+def test_the_states_that_a_point_follows_stay_with_it(store: PointStore, tmp_path: Path):
+    assert not store.may_be_followed()
+    made = make(store, 1)
+    for step in (2, 3, 4):
+        assert store.may_be_followed() == (step == 2), "what follows is as large as the first here"
+        made = make(store, step, follows=True)
+    names = [f"state-0000000{number}.bin" for number in (1, 2, 3, 4)]
+    assert [*made.before, made.state] == names
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == names
+    loaded = store.load()
+    assert loaded is not None
+    assert loaded.image == image(4)
+    for step in (5, 6):
+        make(store, step)
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == [
+        "state-00000005.bin",
+        "state-00000006.bin",
+    ]
+
+
+def test_nothing_follows_what_another_life_made_or_what_is_gone(store: PointStore, tmp_path: Path):
+    make(store, 1)
+    (tmp_path / "state-00000001.bin").unlink()
+    assert not store.may_be_followed()
+    make(store, 2)
+    assert store.may_be_followed()
+    store.roll_back(2)
+    assert not store.may_be_followed()
+    after = again(store, tmp_path)
+    assert not after.may_be_followed()
+    after.close()
+
+
+def test_points_that_follow_a_damaged_state_are_not_whole(store: PointStore, tmp_path: Path):
+    make(store, 1)
+    make(store, 2, follows=True)
+    make(store, 3)
+    made = make(store, 4, follows=True)
+    (tmp_path / made.before[0]).write_bytes(b"damaged")
+    with pytest.raises(RecoveryError, match="no recovery point is whole"):
+        store.load()  # both that are kept begin with it
 
 
 def test_points_of_which_none_is_whole_are_refused_rather_than_begun_anew(store: PointStore, tmp_path: Path):

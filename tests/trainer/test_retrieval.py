@@ -78,6 +78,22 @@ def test_a_checkpoint_holds_all_of_it(tmp_path):
         assert len(retrieval.learner.structure) == 9 + 600
 
 
+def test_points_that_have_only_what_changed_hold_all_of_it(tmp_path):
+    with world(tmp_path, stream(1), retrieval=make.RETRIEVAL, arrivals=Catalogue, recovery_seconds=1) as made:
+        before = made.start()
+        while before.advance():
+            if before.state.counters.step % 3 == 0:
+                before.point()
+        before.point()
+        assert made.store is not None
+        newest = made.store.points()[-1]
+        assert newest.before, "the newest point follows others"
+        sizes = [made.store._path(name).stat().st_size for name in (newest.before[0], newest.state)]
+        assert sizes[1] < sizes[0]
+        after = made.start()
+        assert learned(before) == learned(after)
+
+
 def test_a_checkpoint_without_retrieval_does_not_fit_a_configuration_with_it(tmp_path):
     with world(tmp_path, stream(1)) as made:
         made.life()

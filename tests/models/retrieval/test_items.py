@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.retrieval.items import WIDTH, Contents, Parts, packed_ids, packed_row
+from models.retrieval.items import WIDTH, Contents, Parts, packed_ids, packed_row, whole_contents
 
 SLOTS = st.lists(st.lists(st.integers(1, 2**64 - 1), max_size=4), min_size=3, max_size=3)
 
@@ -48,3 +48,15 @@ def test_contents_grow_are_replaced_and_come_back():
     for it in (contents, again):
         assert it.of(np.array([5, 0])).tolist() == [ids[2].tolist(), ids[1].tolist()]
     assert again.saved() == contents.saved()
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=5, unique=True), min_size=1, max_size=6))
+def test_contents_that_changed_since_a_mark_complete_those_saved_then(rounds):
+    contents = Contents()
+    parts, mark = [contents.saved()], contents.changes.mark()
+    for number, rows in enumerate(rounds):
+        contents.put(np.array(rows), np.full((len(rows), WIDTH), number + 1, np.uint64))
+        parts.append(contents.saved(mark))
+        mark = contents.changes.mark()
+        assert len(parts[-1].ids) == len(rows) * WIDTH * 8
+        assert whole_contents(parts) == contents.saved()

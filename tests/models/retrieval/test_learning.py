@@ -8,7 +8,7 @@ import torch
 
 from models.retrieval.beam import Reranker, retrieve
 from models.retrieval.frequency import ItemFrequencies
-from models.retrieval.learning import StructureLearner
+from models.retrieval.learning import StructureLearner, whole_learner
 from models.retrieval.model import Candidates, DeepRetrieval, Pairs
 from models.retrieval.structure import PathStructure
 from schema.config import RetrievalConfig
@@ -131,6 +131,25 @@ def test_a_new_item_goes_where_its_likely_users_look(trained):
     assert np.isin(paths, friends).any()
     learner.remove(item)
     assert 5000 not in learner.structure
+
+
+def test_what_changed_since_a_mark_completes_what_was_saved_then(trained):
+    trainer, _ = trained
+    learner, weights = StructureLearner(CONFIG), trainer.model.export()
+    parts, marks = [learner.saved()], [learner.changes.mark()]
+    for number in range(4):
+        histories, items = Stream(10 + number).batch(60)
+        chosen = items + 500 * (number == 2)
+        learner.paths(chosen)
+        learner.score(weights, trainer.users(histories).detach().numpy(), chosen[:9], np.arange(9))
+        if number == 3:
+            learner.remove(np.array([int(chosen[0]), 4]))
+        parts.append(learner.saved(marks[-1]))
+        marks.append(learner.changes.mark())
+        assert whole_learner(parts) == learner.saved()
+        assert len(parts[-1].weights) < len(learner.saved().weights)
+    after_two = learner.saved(marks[2])
+    assert whole_learner([*parts[:3], after_two]) == learner.saved()
 
 
 def test_a_restored_learner_goes_on_bit_for_bit(trained):
