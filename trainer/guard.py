@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from river.drift import ADWIN
 
 from models.metrics import TaskMetrics
 from schema.config import GuardConfig
@@ -40,6 +39,9 @@ class Guard:
     """
 
     def __init__(self, config: GuardConfig, tasks: Sequence[str]) -> None:
+        # half as long to import as torch, and a trainer without a guard comes back that much sooner
+        from river.drift import ADWIN  # noqa: PLC0415
+
         self._config = config
         self._tasks = tuple(tasks)
         self._window = TaskMetrics(len(tasks))
