@@ -15,6 +15,7 @@ from numba import njit, types
 
 U64: Final[Any] = types.uint64
 I64: Final[Any] = types.int64
+I32: Final[Any] = types.int32
 F32: Final[Any] = types.float32
 F64: Final[Any] = types.float64
 U32: Final[Any] = types.uint32

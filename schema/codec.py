@@ -57,7 +57,7 @@ class Codec(Generic[R]):
         Raises:
             InvalidMessage: the bytes are not a whole, unaltered envelope of this topic's records.
         """
-        body = _body(data)
+        body = envelope_body(data)
         try:
             records: list[R] = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -65,7 +65,12 @@ class Codec(Generic[R]):
         return records
 
 
-def _body(data: bytes | None) -> memoryview:
+def envelope_body(data: bytes | None) -> memoryview:
+    """The MessagePack of an envelope.
+
+    Raises:
+        InvalidMessage: the bytes are not a whole, unaltered envelope.
+    """
     if not data:
         raise InvalidMessage("empty", "the message has no bytes")
     if data[0] != VERSION:
@@ -100,9 +105,14 @@ class ActionCodec(Codec["ActionBatch | Heartbeat"]):
         super().__init__(ActionBatch | Heartbeat)
         self._json = msgspec.json.Decoder(_ActionBatchJson)
 
+    @staticmethod
+    def is_json(data: bytes | None) -> bool:
+        """Whether a message is read as JSON: it starts with an opening brace."""
+        return data is not None and data[:1] == b"{"
+
     def decode(self, data: bytes | None) -> list[ActionBatch | Heartbeat]:
-        """As Codec.decode; a message that starts with an opening brace is read as JSON."""
-        if data and data[:1] == b"{":
+        """As Codec.decode, and of JSON, too."""
+        if data and self.is_json(data):
             try:
                 batch = self._json.decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

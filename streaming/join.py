@@ -10,12 +10,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from schema.records import ActionBatch, Heartbeat
-from streaming import cells
 from streaming.attach import Attacher
 from streaming.counts import Counts
 from streaming.emitter import Emitter, unpacked
+from streaming.gathering import Gathering, Heard
 from streaming.heads import Log
+from streaming.hearing import action_of, hear
 from streaming.late import LateStore
 from streaming.parked import Parked
 from streaming.request import Request, State
@@ -54,8 +54,9 @@ class Join:
         self.parked = Parked(store, rules.reach)
         self.open_requests = 0
         self._rules = rules
-        self._tasks = len(rules.tasks)
-        self._kinds, self._reach, self._makes_late = rules.kinds, rules.reach, rules.makes_late
+        self._kinds, self._makes_late = rules.kinds, rules.makes_late
+        self._gathering = Gathering(rules)
+        self._to_gather: list[Request] = []
         self._sampler = sampler
         self._store = store
         self._counts = counts
@@ -84,6 +85,7 @@ class Join:
             else:
                 self._admit(Request(head, packed, offset, index), state)
         self._counts.duplicates += len(doubled)
+        self._start_gathering()
         return doubled
 
     def act(self, arrival: Arrival) -> None:
@@ -99,50 +101,26 @@ class Join:
         else:
             self._dispatch(arrival)
 
-    def hear(self, records: Sequence[ActionBatch | Heartbeat], offset: int, limit: int) -> tuple[int, int]:
+    def hear(self, value: bytes | None, offset: int, limit: int) -> Heard:
         """A message of actions came; those of after `limit` are refused.
 
-        Most only add to the hits of a request that gathers: for them it does all that `act` would.
+        Most only add to the hits of a request that gathers: that is done for all of them in one go.
 
-        Returns:
-            How many there were, and the latest event time to go by, -1 without any.
+        Raises:
+            InvalidMessage: it cannot be read, and changes nothing.
         """
-        requests, kinds, tasks, reach = self._requests, self._kinds, self._tasks, self._reach
-        of_item, newest, count = cells.of_item, -1, 0
-        known: list[int] = []
-        for position, record in enumerate(records):
-            if type(record) is not ActionBatch:
-                continue
-            for action in record.actions:
-                count += 1
-                event_time = action.event_time
-                if event_time > limit:
-                    arrival = Arrival(action, record.user_id, offset, position)
-                    self._attacher.reject(arrival, "future_event", f"event time {event_time} is past {limit}")
-                    continue
-                if event_time > newest:  # noqa: PLR1730 - not at the price of a call
-                    newest = event_time
-                request = requests.get(action.request_id)
-                bits = kinds.get(action.kind)
-                if (
-                    bits is not None
-                    and request is not None
-                    and request.gathers
-                    and event_time <= request.event_time + reach
-                    and (hit := of_item(request.items, action.item_id, bits, tasks))
-                ):
-                    request.last_action = offset
-                    hits = request.hits
-                    if hit & ~hits:
-                        request.hits = hits | hit
-                        request.owe(offset)
-                    else:
-                        known.append(offset)
-                    continue
-                self.act(Arrival(action, record.user_id, offset, position))
-        self.released.extend(known)
-        self._counts.duplicates += len(known)
-        return count, newest
+        heard = hear(self._gathering, value, offset, limit)
+        self._counts.duplicates += heard.doubled
+        self._counts.ignored += heard.ignored
+        self.released.extend([offset] * (heard.doubled + heard.ignored))
+        for odd in heard.odd:
+            arrival = Arrival(action_of(odd.packed), odd.user_id, offset, odd.position)
+            event_time = arrival.action.event_time
+            if event_time > limit:
+                self._attacher.reject(arrival, "future_event", f"event time {event_time} is past {limit}")
+            else:
+                self.act(arrival)
+        return heard
 
     def advance(self, watermark: int) -> None:
         """Event time has come to `watermark`: an event older than that is not expected any more."""
@@ -150,9 +128,14 @@ class Join:
             return
         while not self.store_behind and (over := self.waiting.take_first(watermark)):
             self._set_aside(over)
+        over_now = []
         while self._closing and self._closing[0][0] < watermark:
             request = heapq.heappop(self._closing)[2]
             if request.due:
+                over_now.append(request)
+        if over_now:
+            self._stop_gathering(over_now)
+            for request in over_now:
                 self._close(request)
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
@@ -177,6 +160,7 @@ class Join:
             if state is not None:
                 request.resume(state)
             self._begin(request)
+        self._start_gathering()
         self._try_again()
         return doubled
 
@@ -234,7 +218,17 @@ class Join:
         if self.waiting:
             for arrival in self.waiting.take(request.request_id):
                 self._attach(request, arrival)
-        request.gathers = request.open and not request.spoken and not self._rules.early
+        if request.open and not request.spoken and not self._rules.early:
+            self._to_gather.append(request)
+
+    def _start_gathering(self) -> None:
+        """Nothing is said before their close of those that have begun: an action only adds to their hits."""
+        if self._to_gather:
+            self._gathering.enter(self._to_gather)
+            self._to_gather = []
+
+    def _stop_gathering(self, requests: Sequence[Request]) -> None:
+        self._gathering.leave([request for request in requests if request.slot >= 0])
 
     def _admit(self, request: Request, state: State | None) -> None:
         if state is not None:  # an earlier owner had it, and emitted this much
@@ -298,6 +292,8 @@ class Join:
             self.parked.drop(request.request_id)
 
     def _attach(self, request: Request, arrival: Arrival) -> None:
+        if request.slot >= 0:  # it may do more now than gather
+            self._gathering.leave([request])
         self._attacher.attach(request, arrival)
         if request.in_flight and not request.open:  # one that was found on disk
             self._requests[request.request_id] = request
@@ -306,7 +302,7 @@ class Join:
         self.open_requests -= 1
         request.due = False
         if request.open:
-            request.open = request.gathers = False
+            request.open = False
             self._emitter.close(request)
         else:
             self.emitted.append(request)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from schema.codec import USER_ACTIONS
 from schema.errors import InvalidMessage
 from schema.records import Heartbeat, SampleBlock
 from streaming import heads
@@ -190,7 +189,7 @@ class Partition:
         sound: list[Log] = []
         for index, (packed, record) in enumerate(records):
             if isinstance(record, Heartbeat):
-                self._heartbeat(record)
+                self._heartbeats(1, record.event_time)
                 self._ledger.passed(offset)
             elif self._usable(record, packed, (offset, index), limit):
                 newest = max(newest, record.event_time)
@@ -215,21 +214,19 @@ class Partition:
     def _receive_actions(self, message: Message) -> int:
         offset = message.offset
         try:
-            records = USER_ACTIONS.decode(message.value)
+            heard = self.join.hear(message.value, offset, message.timestamp + FUTURE_MS)
         except InvalidMessage as error:
             self._unreadable(Side.ACTIONS, message, error)
             return _NONE
-        beats = [record for record in records if type(record) is Heartbeat]
-        count, newest = self.join.hear(records, offset, message.timestamp + FUTURE_MS)
-        self._ledger.came(Side.ACTIONS, offset, count)
-        for beat in beats:
-            self._heartbeat(beat)
-        self._counts.actions += count
-        return newest
+        self._ledger.came(Side.ACTIONS, offset, heard.actions)
+        if heard.beats:
+            self._heartbeats(heard.beats, heard.word)
+        self._counts.actions += heard.actions
+        return heard.newest
 
-    def _heartbeat(self, record: Heartbeat) -> None:
-        self._counts.heartbeats += 1
-        self._word = max(record.event_time, self._word or 0)
+    def _heartbeats(self, count: int, word: int) -> None:
+        self._counts.heartbeats += count
+        self._word = max(word, self._word or 0)
 
     def _collect(self, completed_at: int) -> None:
         """Turn what the join has done into blocks, dead letters and resolved records."""

@@ -36,15 +36,14 @@ class Request:
 
     `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
     of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
-    that of an earlier owner may have. `gathers`: nothing is said of it before its close, so that an action
-    only adds to its hits.
+    that of an earlier owner may have. `slot`: where it lies in `Gathering`, -1 for nowhere; as long as it
+    does, that has its hits, its last action and whose messages it owes.
     """
 
     __slots__ = (
         "action_offsets",
         "due",
         "event_time",
-        "gathers",
         "hits",
         "in_flight",
         "index",
@@ -57,6 +56,7 @@ class Request:
         "packed",
         "parked",
         "request_id",
+        "slot",
         "spoken",
         "stored",
     )
@@ -74,7 +74,7 @@ class Request:
         self.spoken = 0
         self.action_offsets: list[int] | None = None
         self.last_action = -1
-        self.gathers = False
+        self.slot = -1
         self.in_flight = 0
         self.open = True
         self.due = True
@@ -113,6 +113,11 @@ class Request:
 
     def owe(self, action_offset: int) -> None:
         """The message of an action that is acknowledged with this request."""
+        self.owe_all([action_offset])
+
+    def owe_all(self, action_offsets: list[int]) -> None:
+        """As `owe` for each."""
         if self.action_offsets is None:
-            self.action_offsets = []
-        self.action_offsets.append(action_offset)
+            self.action_offsets = action_offsets
+        else:
+            self.action_offsets.extend(action_offsets)

@@ -1,0 +1,136 @@
+"""The table of requests that gather, as arrays, found by the bytes of their ids.
+
+`index` (2**b,) i4 has the slot of each request, reached from the hash of its id by going on to the next
+place; FREE where there is none. `slots` (s, COLUMNS) i8 has a row a slot, `ids` (s * ID_BYTES,) u1 its id,
+`items` (s, w) i8 what it shows, `hits` (s, v) u8 its positive (row, task) pairs, the bit of a pair being
+row * tasks + task. `owed` (p, 2) i8 holds chains of action offsets: (offset, place of the next).
+"""
+
+# ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from runtime.compiled import I32, I64, U8, U64, VOID, inlined, kernel, made, taken
+from streaming.kernels.wire import hash_of, same
+
+ID_BYTES: Final = 40
+"""The longest request id that is kept here."""
+
+FREE: Final = -1
+
+HASH: Final = 0
+SIZE: Final = 1
+ROWS: Final = 2
+UNTIL: Final = 3
+LAST: Final = 4
+CHAIN: Final = 5
+OWES: Final = 6
+COLUMNS: Final = 7
+"""Of a slot: the hash and the length of its id, its rows, the last event time of an action that counts, the
+offset of the last action, the first place of its chain, -1 for none, and how many that has."""
+
+ENTRY: Final = 4
+"""Of a request that enters: its slot, where its id ends, its rows, and as UNTIL."""
+
+_INDEX: Final = made(I32, 1)
+_SLOTS: Final = made(I64, 2)
+_IDS: Final = made(U8, 1)
+_ITEMS: Final = made(I64, 2)
+_HITS: Final = made(U64, 2)
+_OWED: Final = made(I64, 2)
+PARTS: Final = (_INDEX, _SLOTS, _IDS, _ITEMS, _HITS, _OWED)
+"""The types of the arrays, in order."""
+
+_ONE: Final = np.uint64(1)
+_ID: Final = np.uint64(ID_BYTES)
+
+
+@inlined
+def place_of(body: Any, start: Any, size: Any, hashed: Any, index: Any, slots: Any, ids: Any) -> Any:
+    """Where in `index` the request with the id at body[start : start + size] lies, or where it would."""
+    mask = np.uint64(len(index)) - _ONE
+    place = np.uint64(hashed) & mask
+    slot = np.int64(index[place])
+    while slot >= 0 and not (
+        slots[np.uint64(slot), HASH] == hashed
+        and np.uint64(slots[np.uint64(slot), SIZE]) == size
+        and same(body, start, ids, np.uint64(slot) * _ID, size)
+    ):
+        place = (place + _ONE) & mask
+        slot = np.int64(index[place])
+    return place
+
+
+@kernel(I64(taken(U8, 1), taken(I64, 1), taken(I64, 2), *PARTS[:5]), allocates=False)
+def enter(
+    names: Any, shown: Any, entries: Any, index: Any, slots: Any, ids: Any, items: Any, hits: Any
+) -> Any:
+    """Put the requests `entries` (k, ENTRY) into free slots; `names` and `shown` hold all ids and items.
+
+    Returns:
+        How many were put: less than k if the next one's id is there already.
+    """
+    begin, first = np.uint64(0), np.uint64(0)
+    for k in range(np.uint64(len(entries))):
+        slot, end, rows = np.uint64(entries[k, 0]), np.uint64(entries[k, 1]), np.uint64(entries[k, 2])
+        size = end - begin
+        hashed = np.int64(hash_of(names, begin, size))
+        place = place_of(names, begin, size, hashed, index, slots, ids)
+        if index[place] >= 0:
+            return np.int64(k)
+        index[place] = slot
+        slots[slot, HASH], slots[slot, SIZE], slots[slot, ROWS] = hashed, size, rows
+        slots[slot, UNTIL], slots[slot, LAST] = entries[k, 3], FREE
+        slots[slot, CHAIN], slots[slot, OWES] = FREE, 0
+        for i in range(size):
+            ids[slot * _ID + i] = names[begin + i]
+        for row in range(rows):
+            items[slot, row] = shown[first + row]
+        for word in range(np.uint64(hits.shape[1])):
+            hits[slot, word] = np.uint64(0)
+        begin, first = end, first + rows
+    return np.int64(len(entries))
+
+
+@kernel(VOID(taken(I64, 1), _INDEX, _SLOTS, _OWED, made(I64, 1), made(I64, 1)), allocates=False)
+def leave(chosen: Any, index: Any, slots: Any, owed: Any, spare: Any, offsets: Any) -> None:
+    """Take the slots `chosen` out of the index, and their chains, into `offsets`, out of `owed`.
+
+    `offsets` has room for all that they owe, one slot's behind the other's; `spare` (1,) is the first free
+    place of `owed`.
+    """
+    mask, at = np.uint64(len(index)) - _ONE, np.uint64(0)
+    for k in range(np.uint64(len(chosen))):
+        slot = np.uint64(chosen[k])
+        hole = np.uint64(slots[slot, HASH]) & mask
+        while np.int64(index[hole]) != chosen[k]:
+            hole = (hole + _ONE) & mask
+        # whoever was put behind it for want of this place moves up
+        after = (hole + _ONE) & mask
+        while index[after] >= 0:
+            home = np.uint64(slots[np.uint64(index[after]), HASH]) & mask
+            if (after - home) & mask >= (after - hole) & mask:
+                index[hole] = index[after]
+                hole = after
+            after = (after + _ONE) & mask
+        index[hole] = FREE
+        node = slots[slot, CHAIN]
+        while node >= 0:
+            place = np.uint64(node)
+            offsets[at], node = owed[place, 0], owed[place, 1]
+            owed[place, 1], spare[0] = spare[0], place
+            at += _ONE
+
+
+@kernel(VOID(taken(I64, 1), _INDEX, _SLOTS), allocates=False)
+def spread(chosen: Any, index: Any, slots: Any) -> None:
+    """Fill an empty index with the slots `chosen`."""
+    mask = np.uint64(len(index)) - _ONE
+    for k in range(np.uint64(len(chosen))):
+        place = np.uint64(slots[np.uint64(chosen[k]), HASH]) & mask
+        while index[place] >= 0:
+            place = (place + _ONE) & mask
+        index[place] = chosen[k]
