@@ -5,32 +5,19 @@ Decides which pairs each emission speaks for; knows neither windows nor arrivals
 
 from __future__ import annotations
 
-import msgspec
-
 from streaming import cells
 from streaming.counts import Counts
 from streaming.emission import Emission
-from streaming.heads import Head, unpack
-from streaming.late import LateStore, LateStoreError
+from streaming.heads import Head
+from streaming.late import LateStore, unpacked
 from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler, draws
+from streaming.whole import ROWS_AT_MOST, Whole
 
 
 class MissingLog(Exception):  # noqa: N818 - named for what happened
     """The features of an open request were on disk, and are not there any more."""
-
-
-def unpacked(packed: bytes) -> Head:
-    """A feature log out of the late store.
-
-    Raises:
-        LateStoreError: it is none.
-    """
-    try:
-        return unpack(packed)
-    except msgspec.DecodeError as error:
-        raise LateStoreError(f"a feature log: {error}") from error
 
 
 class Emitter:
@@ -45,7 +32,7 @@ class Emitter:
     """
 
     def __init__(self, number: int, rules: Rules, sampler: Sampler, store: LateStore, counts: Counts) -> None:
-        self.emitted: list[Emission | Request] = []
+        self.emitted: list[Emission | Whole | Request] = []
         self._number = number
         self._tasks = len(rules.tasks)
         self._sampler = sampler
@@ -56,7 +43,7 @@ class Emitter:
     def early(self, request: Request, fresh: int) -> None:
         """Positives of an open request."""
         request.spoken |= fresh
-        self._emit(Emission(request, self._head_of(request), request.hits, fresh))
+        self._emit(Emission(request, unpacked(self._packed(request)), request.hits, fresh))
 
     def late(self, request: Request, fresh: int, action_offset: int) -> None:
         """One emission for all that a message says of a request: readers know a late pair by its message."""
@@ -70,7 +57,7 @@ class Emitter:
                 mask |= cells.every(1, tasks) << row * tasks
         retract |= fresh & request.spoken & ~told
         request.spoken |= mask
-        head = self._head_of(request) if before is None else before.head
+        head = unpacked(self._packed(request)) if before is None else before.head
         emission = Emission(request, head, request.hits, told | mask, retract, action_offset)
         if before is None:
             self._late[key] = len(self.emitted)
@@ -91,7 +78,13 @@ class Emitter:
     def close(self, request: Request) -> None:
         """Everything that was not said of `request` before; rows that sampling drops are left out."""
         mask = cells.every(len(request), self._tasks) & ~request.spoken
-        head = self._head_of(request)
+        if not (request.spoken or self._sampler.active) and len(request) <= ROWS_AT_MOST:
+            request.spoken = mask
+            request.in_flight += 1
+            self.emitted.append(Whole(request, self._packed(request), request.hits))
+            self.emitted.append(request)
+            return
+        head = unpacked(self._packed(request))
         if self._sampler.active:
             mask &= ~self._dropped(request, head)
         if mask:
@@ -115,10 +108,10 @@ class Emitter:
         emission.request.in_flight += 1
         self.emitted.append(emission)
 
-    def _head_of(self, request: Request) -> Head:
+    def _packed(self, request: Request) -> bytes:
         packed = request.packed or self._store.log(request.request_id)
         if packed is None:
             raise MissingLog(
                 f"request {request.request_id!r}: its features are not in the late store any more"
             )
-        return unpacked(packed)
+        return packed

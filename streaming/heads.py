@@ -34,13 +34,25 @@ class Head(Record, frozen=True, array_like=True, tag=1, gc=False):
     features: msgspec.Raw
     scores: bytes = b""
     propensities: bytes = b""
+    origins: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
 
 
+class Brief(msgspec.Struct, frozen=True, gc=False):
+    """As much of a `FeatureLog` as the join looks at before it speaks of it."""
+
+    request_id: str
+    event_time: int
+    items: bytes
+
+
 Log = tuple[bytes, Head, int]
 """A feature log: packed, its head, and its index in the envelope."""
+
+Seen = tuple[bytes, Head | Brief, int]
+"""As `Log`, with its head or less."""
 
 pack: Final = msgspec.msgpack.Encoder().encode
 """A feature log, whole or as its head, as bytes; what comes in an envelope is that already."""
@@ -89,6 +101,7 @@ class Outlines:
             len(head.positions),
             len(head.scores),
             len(head.propensities),
+            len(head.origins),
         )
         outline = self._known.get(sizes)
         if outline is not None and outline[0].unpack(memoryview(raw)) == outline[1]:

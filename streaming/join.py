@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from streaming.attach import Attacher
 from streaming.counts import Counts
-from streaming.emitter import Emitter, unpacked
+from streaming.emitter import Emitter
 from streaming.gathering import Gathering, Heard
-from streaming.heads import Log
+from streaming.heads import Seen
 from streaming.hearing import action_of, hear
-from streaming.late import LateStore
+from streaming.late import LateStore, unpacked
 from streaming.parked import Parked
 from streaming.request import Request, State
 from streaming.rules import Rules
@@ -66,7 +66,7 @@ class Join:
         self._closed_below = 0
         self._meanwhile: set[str] = set()
 
-    def open(self, logs: Sequence[Log], offset: int) -> list[int]:
+    def open(self, logs: Sequence[Seen], offset: int) -> list[int]:
         """The feature logs of a message came.
 
         Returns:

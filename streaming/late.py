@@ -12,12 +12,25 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from streaming.heads import Head, unpack
 from streaming.request import State
 from streaming.waiting import Arrival
 
 
 class LateStoreError(Exception):
     """The late store cannot be read or written. It is made anew; the log holds all that it held."""
+
+
+def unpacked(packed: bytes) -> Head:
+    """A feature log out of the late store.
+
+    Raises:
+        LateStoreError: it is none.
+    """
+    try:
+        return unpack(packed)
+    except msgspec.DecodeError as error:
+        raise LateStoreError(f"a feature log: {error}") from error
 
 
 class Group(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES
+import msgspec
+
+from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES, Codec
 from schema.ids import user_key
 from schema.records import DeadLetter, SampleBlock
 from streaming.request import Request
@@ -20,6 +22,8 @@ PAYLOAD_BYTES: Final = 256 << 10
 """A dead letter keeps at most this much of what could not be used."""
 
 T = TypeVar("T")
+
+_BLOCKS: Final[Codec[SampleBlock | msgspec.Raw]] = Codec(msgspec.Raw)
 
 
 class Letter(NamedTuple):
@@ -33,13 +37,27 @@ class Letter(NamedTuple):
     parked: str | None = None
 
 
+class Made(NamedTuple):
+    """A sample block, perhaps as MessagePack already, its request and user, and its `late_offset`."""
+
+    block: SampleBlock | msgspec.Raw
+    request: Request
+    user_id: int
+    late: int = -1
+
+
 class Blocks(NamedTuple):
-    """Sample blocks in an envelope, in order, with the request of each."""
+    """Sample blocks in an envelope, in order, with the request and `late_offset` of each."""
 
     key: bytes
     value: bytes
-    blocks: list[SampleBlock]
     requests: list[Request]
+    lates: list[int]
+
+    @property
+    def blocks(self) -> list[SampleBlock]:
+        """The blocks, out of the envelope."""
+        return TRAINING_SAMPLES.decode(self.value)
 
 
 class Letters(NamedTuple):
@@ -53,15 +71,14 @@ class Letters(NamedTuple):
 Parcel = Blocks | Letters
 
 
-def pack_blocks(pairs: Sequence[tuple[SampleBlock, Request]]) -> Iterator[Blocks]:
+def pack_blocks(made: Sequence[Made]) -> Iterator[Blocks]:
     """Envelopes of the blocks, in order."""
 
-    def encode(part: Sequence[tuple[SampleBlock, Request]]) -> bytes:
-        return TRAINING_SAMPLES.encode([b for b, _ in part])
+    def encode(part: Sequence[Made]) -> bytes:
+        return _BLOCKS.encode([one.block for one in part])
 
-    for part, value in _pack(pairs, encode):
-        blocks = [b for b, _ in part]
-        yield Blocks(user_key(blocks[0].user_id), value, blocks, [r for _, r in part])
+    for part, value in _pack(made, encode):
+        yield Blocks(user_key(part[0].user_id), value, [m.request for m in part], [m.late for m in part])
 
 
 def pack_letters(letters: Sequence[Letter]) -> Iterator[Letters]:

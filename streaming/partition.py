@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from schema.errors import InvalidMessage
-from schema.records import Heartbeat, SampleBlock
-from streaming import heads
 from streaming.blocks import BlockMaker
 from streaming.counts import Counts
 from streaming.emission import Emission
-from streaming.heads import Head, Log
+from streaming.heads import Head, Seen, unpack
 from streaming.join import Join
 from streaming.late import LateStore
 from streaming.ledger import Ledger
 from streaming.letters import LetterBox
-from streaming.parcels import Blocks, Parcel, pack_blocks, pack_letters
+from streaming.logs import LogReader
+from streaming.parcels import ENVELOPE_RECORDS, Blocks, Made, Parcel, pack_blocks, pack_letters
 from streaming.recall import Recalled
 from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.watermark import Side, Watermark
+from streaming.whole import Due, Whole, WholeWriter, Written, emission_of
 
 FUTURE_MS: Final = 3_600_000
 """How far past the moment when Kafka had it a record's event time may lie."""
@@ -78,12 +78,14 @@ class Partition:
         self.join = Join(number, rules, sampler, store, counts)
         self._sampler = sampler
         self._maker = BlockMaker(number, rules.tasks, sampler)
-        self._outlines = heads.Outlines()
+        self._reader = LogReader()
         self._disorder = timing.disorder
         self._word: int | None = None
         self._counts = counts
         self._ledger = Ledger()
-        self._blocks: list[tuple[SampleBlock, Request]] = []
+        self._writer = WholeWriter(number, rules.tasks)
+        self._tasks = len(rules.tasks)
+        self._blocks: list[Made | Due] = []
         self._letters = LetterBox(number, topics, counts)
 
     @property
@@ -139,7 +141,8 @@ class Partition:
         ready: list[Parcel] = []
         if self._blocks:
             blocks, self._blocks = self._blocks, []
-            ready.extend(pack_blocks(blocks))
+            for start in range(0, len(blocks), ENVELOPE_RECORDS):
+                ready.extend(pack_blocks(self._written(blocks[start : start + ENVELOPE_RECORDS])))
         if self._letters:
             ready.extend(pack_letters(self._letters.take()))
         return ready
@@ -159,12 +162,11 @@ class Partition:
 
     def undeliverable(self, parcel: Blocks) -> None:
         """The parcel, of a single block, is larger than Kafka takes. Its request ends as a dead letter."""
-        (request,), (block,) = parcel.requests, parcel.blocks
-        late = block.late_offset >= 0
-        side, offset = (Side.ACTIONS, block.late_offset) if late else (Side.FEATURES, block.source.offset)
+        (request,), (late,) = parcel.requests, parcel.lates
+        side, offset = (Side.FEATURES, request.offset) if late < 0 else (Side.ACTIONS, late)
         detail = f"a block of {len(parcel.value)} bytes is larger than the producer may send"
         self._ledger.owe(side, offset)
-        self._letters.add(side, (offset, block.source.index), "too_large", detail)
+        self._letters.add(side, (offset, request.index), "too_large", detail)
         self.join.delivered(request)
         self._settle()
 
@@ -179,37 +181,45 @@ class Partition:
     def _receive_logs(self, message: Message) -> int:
         offset = message.offset
         try:
-            records = heads.read(message.value)
+            told = self._reader.read(message.value)
         except InvalidMessage as error:
             self._unreadable(Side.FEATURES, message, error)
             return _NONE
-        self._ledger.came(Side.FEATURES, offset, len(records))
-        limit = message.timestamp + FUTURE_MS
-        newest = _NONE
-        sound: list[Log] = []
-        for index, (packed, record) in enumerate(records):
-            if isinstance(record, Heartbeat):
-                self._heartbeats(1, record.event_time)
-                self._ledger.passed(offset)
-            elif self._usable(record, packed, (offset, index), limit):
-                newest = max(newest, record.event_time)
-                sound.append((packed, record, index))
+        self._ledger.came(Side.FEATURES, offset, told.records)
+        for packed, position, problem in told.unsound:
+            self._refuse(packed, (offset, position), "invalid_features", problem)
+        for _ in range(told.beats):
+            self._ledger.passed(offset)
+        if told.beats:
+            self._heartbeats(told.beats, told.word)
+        sound, newest = self._timely(told.sound, message)
         if self._sampler.by_score:
-            self._sampler.note(self._sampler.score(offset, [head for _, head, _ in sound]))
+            scored = [head if isinstance(head, Head) else unpack(packed) for packed, head, _ in sound]
+            self._sampler.note(self._sampler.score(offset, scored))
         self._counts.feature_logs += len(sound)
         for first in self.join.open(sound, offset):
             self._ledger.doubled(first, offset)
         return newest
 
-    def _usable(self, head: Head, packed: bytes, place: tuple[int, int], limit: int) -> bool:
-        problem, reason = self._outlines.problem(head, packed), "invalid_features"
-        if problem is None and head.event_time > limit:
-            problem, reason = f"event time {head.event_time} is past {limit}", "future_event"
-        if problem is None:
-            return True
+    def _timely(self, logs: Sequence[Seen], message: Message) -> tuple[Sequence[Seen], int]:
+        """Those that do not lie in the future, and the latest event time of them."""
+        limit = message.timestamp + FUTURE_MS
+        newest = max((head.event_time for _, head, _ in logs), default=_NONE)
+        if newest <= limit:
+            return logs, newest
+        timely = []
+        for log in logs:
+            packed, head, index = log
+            if head.event_time <= limit:
+                timely.append(log)
+            else:
+                problem = f"event time {head.event_time} is past {limit}"
+                self._refuse(packed, (message.offset, index), "future_event", problem)
+        return timely, max((head.event_time for _, head, _ in timely), default=_NONE)
+
+    def _refuse(self, packed: bytes, place: tuple[int, int], reason: str, problem: str) -> None:
         self._ledger.emitted([place[0]])
         self._letters.log(place, reason, problem, packed)
-        return False
 
     def _receive_actions(self, message: Message) -> int:
         offset = message.offset
@@ -243,20 +253,35 @@ class Partition:
         if join.settled:
             self._settle()
 
-    def _emit(self, items: list[Emission | Request], completed_at: int) -> None:
+    def _emit(self, items: list[Emission | Whole | Request], completed_at: int) -> None:
         on_time, late = self._ledger.unsent, self.join.late_below(self._ledger.unacked_action)
         rows, blocks, before = self._counts.rows, self._blocks, len(self._blocks)
         closed: list[int] = []
         for item in items:
             if isinstance(item, Request):
                 closed.append(item.offset)
-                continue
-            was_late, request = item.late >= 0, item.request
-            made = self._maker.make(item, late if was_late else on_time, completed_at)
-            blocks.append((made, request))
-            rows["late" if was_late else "early" if request.open else "close"] += len(made)
+            elif isinstance(item, Whole):
+                blocks.append(Due(*item, on_time, completed_at))
+                rows["close"] += len(item.request)
+            else:
+                was_late, request = item.late >= 0, item.request
+                made = self._maker.make(item, late if was_late else on_time, completed_at)
+                blocks.append(Made(made, request, made.user_id, item.late))
+                rows["late" if was_late else "early" if request.open else "close"] += len(made)
         self._counts.blocks += len(blocks) - before
         self._ledger.emitted(closed)
+
+    def _written(self, blocks: Sequence[Made | Due]) -> list[Made]:
+        """All as blocks; at once those of whole requests."""
+        written = iter(self._writer.write([one for one in blocks if isinstance(one, Due)]))
+        return [one if isinstance(one, Made) else self._whole(one, next(written)) for one in blocks]
+
+    def _whole(self, due: Due, written: Written | None) -> Made:
+        if written is not None:
+            return Made(written.block, due.request, written.user_id)
+        whole = emission_of(due, self._tasks)
+        block = self._maker.make(whole, due.resolved_below, due.completed_at)
+        return Made(block, due.request, block.user_id)
 
     def _settle(self) -> None:
         settled = self.join.settled

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from streaming import cells
-from streaming.heads import Head
+from streaming.heads import Brief, Head
 
 
 class State(msgspec.Struct, array_like=True, gc=False):
@@ -61,7 +61,7 @@ class Request:
         "stored",
     )
 
-    def __init__(self, head: Head, packed: bytes | None, offset: int, index: int) -> None:
+    def __init__(self, head: Head | Brief, packed: bytes | None, offset: int, index: int) -> None:
         self.request_id = head.request_id
         self.event_time = head.event_time
         self.items = head.items

@@ -118,7 +118,7 @@ def parse(body: Any, kinds: Any, ends: Any, bits: Any, actions: Any, totals: Any
 
 @inlined
 def _mark(slot: Any, item: Any, bits: Any, tasks: Any, rows: Any, items: Any, hits: Any) -> Any:
-    """Set the pairs that an action makes positive: UNKNOWN if the item is not shown, NEW if any was not set."""
+    """Set the pairs that an action makes positive: UNKNOWN if the item is not shown, NEW if any was unset."""
     result = UNKNOWN
     for row in range(rows):
         if items[slot, row] == item:

@@ -20,6 +20,7 @@ _BASIS: Final = np.uint64(0xCBF29CE484222325)
 _PRIME: Final = np.uint64(0x100000001B3)
 _HALF: Final = np.uint64(32)
 _FLOAT: Final = 0xCB
+_BIN: Final = np.uint64(0xC4)
 _LARGEST: Final = np.uint64((1 << 63) - 1)
 
 
@@ -83,6 +84,60 @@ def hash_of(body: Any, start: Any, size: Any) -> Any:
     for i in range(start, start + size):
         hashed = (hashed ^ np.uint64(body[i])) * _PRIME
     return hashed ^ (hashed >> _HALF)
+
+
+@inlined
+def binary(body: Any, at: Any, end: Any) -> Any:
+    """A run of bytes: (after, where its first byte lies, how many)."""
+    after, start, size = BAD, BAD, np.uint64(0)
+    if at < end:
+        first = np.uint64(body[at])
+        if _BIN <= first <= _BIN + np.uint64(2):
+            start = at + _ONE + (_ONE << (first - _BIN))
+            if start <= end:
+                for i in range(at + _ONE, start):
+                    size = size << np.uint64(8) | np.uint64(body[i])
+                after = start + size if size <= end - start else BAD
+    return after, start, size
+
+
+@inlined
+def put_head(out: Any, at: Any, least: Any, value: Any) -> Any:
+    """Write `value` in 1, 2, 4 or 8 bytes, big-endian, behind the byte that says so, `least` for 1 byte."""
+    code = np.uint64(0)
+    while code < np.uint64(3) and value >> (np.uint64(8) << code):
+        code += _ONE
+    out[at] = least + code
+    at += _ONE
+    shift = np.uint64(8) << code
+    while shift:
+        shift -= np.uint64(8)
+        out[at] = value >> shift & np.uint64(0xFF)
+        at += _ONE
+    return at
+
+
+@inlined
+def put_number(out: Any, at: Any, value: Any) -> Any:
+    """Write an unsigned integer below 2**63, as short as may be; the place after it."""
+    small = np.uint64(value) < np.uint64(0x80)
+    if small:
+        out[at] = value
+    return at + _ONE if small else put_head(out, at, np.uint64(0xCC), np.uint64(value))
+
+
+@inlined
+def put_binary(out: Any, at: Any, size: Any) -> Any:
+    """Write the head of a run of bytes; the place of the first of them."""
+    return put_head(out, at, _BIN, size)
+
+
+@inlined
+def put_bytes(out: Any, at: Any, body: Any, start: Any, size: Any) -> Any:
+    """Copy bytes; the place after them."""
+    for i in range(size):
+        out[at + i] = body[start + i]
+    return at + size
 
 
 @inlined

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from unittest import mock
 
 import msgspec
@@ -14,9 +15,11 @@ from schema.codec import USER_ACTIONS, envelope_body
 from schema.errors import InvalidMessage
 from schema.records import Action, ActionBatch, Heartbeat
 from streaming import cells
+from streaming import emitter as emitter_module
 from streaming import gathering as gathering_module
 from streaming.gathering import Gathering, Heard
 from streaming.hearing import action_of, all_odd, hear
+from streaming.logs import LogReader
 from streaming.request import Request
 from streaming.rules import Rules
 from tests.streaming.make import RULES, head
@@ -27,9 +30,15 @@ LIMIT = 1 << 50
 KINDS = tuple(RULES.kinds)
 
 
+@contextmanager
 def plain():
-    """Every action goes through `Join.act`, one by one."""
-    return mock.patch.object(gathering_module, "rows_at_most", return_value=0)
+    """Every record is read, put into its request and written one by one."""
+    with (
+        mock.patch.object(gathering_module, "rows_at_most", return_value=0),
+        mock.patch.object(emitter_module, "ROWS_AT_MOST", 0),
+        mock.patch.object(LogReader, "_at_once", return_value=None),
+    ):
+        yield
 
 
 class Recorder(Bench):

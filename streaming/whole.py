@@ -1,0 +1,118 @@
+"""Sample blocks of requests that are said whole at their close, many at once, from the bytes that came.
+
+How blocks are laid out its kernel knows; one that this cannot write is left to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from streaming import cells
+from streaming.emission import Emission
+from streaming.kernels import blocks as written
+from streaming.kernels import logs
+from streaming.late import unpacked
+from streaming.request import Request
+
+ROWS_AT_MOST: Final = 64
+"""A request of more is not written here."""
+
+_COLUMNS: Final = 5
+"""Bytes a pair takes in labels and mask."""
+
+_A_ROW: Final = 6
+"""Bytes a row takes in its number and log_keep."""
+
+
+class Whole(NamedTuple):
+    """A request to be emitted whole: no row was said before, none is dropped. `hits`: its positive pairs."""
+
+    request: Request
+    packed: bytes
+    hits: int
+
+
+class Due(NamedTuple):
+    """One that has closed, and the other two of its block; see `SampleBlock`."""
+
+    request: Request
+    packed: bytes
+    hits: int
+    resolved_below: int
+    completed_at: int
+
+
+def emission_of(one: Whole | Due, tasks: int) -> Emission:
+    """The emission that it stands for.
+
+    Raises:
+        LateStoreError: the bytes are no feature log.
+    """
+    head = unpacked(one.packed)
+    return Emission(one.request, head, one.hits, cells.every(len(head), tasks))
+
+
+class Written(NamedTuple):
+    """A block as MessagePack, and its user."""
+
+    block: msgspec.Raw
+    user_id: int
+
+
+class WholeWriter:
+    """Writes the blocks of one partition.
+
+    Args:
+        partition: its number.
+        tasks: the names of the tasks, in the order of their bits.
+    """
+
+    def __init__(self, partition: int, tasks: tuple[str, ...]) -> None:
+        self._partition = partition
+        self._tasks = len(tasks)
+        self._names = np.frombuffer(msgspec.msgpack.encode(tasks), np.uint8)
+        self._parts = np.empty(logs.PARTS, np.int64)
+        # one buffer for all calls: fresh memory costs more than what is written there
+        self._out = np.empty(0, np.uint8)
+
+    def write(self, dues: Sequence[Due]) -> list[Written | None]:
+        """The block of each, None where our codec did not write its log. They last until called again."""
+        if not dues:
+            return []
+        packed = [due.packed for due in dues]
+        facts = np.empty((len(dues), written.FACTS), np.int64)
+        facts[:, written.LOG_END] = ends = np.cumsum([len(one) for one in packed])
+        facts[:, written.OFFSET] = [due.request.offset for due in dues]
+        facts[:, written.INDEX] = [due.request.index for due in dues]
+        facts[:, written.RESOLVED] = [due.resolved_below for due in dues]
+        facts[:, written.COMPLETED] = [due.completed_at for due in dues]
+        words = self._tasks  # 64 pairs in each
+        hits = b"".join([due.hits.to_bytes(8 * words, "little") for due in dues])
+        out = self._room(int(ends[-1]), len(dues))
+        results = np.empty((len(dues), written.RESULTS), np.int64)
+        written.write(
+            np.frombuffer(b"".join(packed), np.uint8), self._partition, facts,
+            np.frombuffer(hits, np.uint64).reshape(len(dues), words),
+            self._names, self._tasks, self._parts, out, results,
+        )  # fmt: skip
+        return _pieces(memoryview(out.data), results.tolist())
+
+    def _room(self, packed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        columns = ROWS_AT_MOST * (_COLUMNS * self._tasks + _A_ROW)
+        size = packed + count * (columns + len(self._names) + written.ROOM)
+        if len(self._out) < size:
+            self._out = np.empty(2 * size, np.uint8)
+        return self._out
+
+
+def _pieces(out: memoryview, results: list[list[int]]) -> list[Written | None]:
+    pieces: list[Written | None] = []
+    begin = 0
+    for end, user_id in results:
+        pieces.append(Written(msgspec.Raw(out[begin:end]), user_id) if end > begin else None)
+        begin = end
+    return pieces
