@@ -49,8 +49,7 @@ class Retriever:
         user = served.user(histories[config.history], self._own_vector(user_id))
         found = retrieve(
             served.learned.beam,
-            served.learned.view.index,
-            served.reranker,
+            served.postings,
             user,
             beam=config.beam,
             limit=config.rerank,

@@ -14,10 +14,10 @@ import numpy as np
 from prometheus_client import Counter, Gauge
 
 from models.dense import load_payload
-from models.retrieval.beam import Reranker
 from models.retrieval.inverted import InvertedIndex
 from models.retrieval.items import WIDTH, Parts, packed_row
 from models.retrieval.model import DeepRetrieval
+from models.retrieval.postings import Postings, Reranker
 from models.retrieval.shipping import Follower, decode_shipment
 from models.retrieval.user import TowerWeights
 from models.retrieval.weights import BeamWeights
@@ -67,7 +67,12 @@ class Served:
     """All that retrieval serves with: a version, and the vectors and biases of its items by one round."""
 
     learned: Learned
-    reranker: Reranker
+    postings: Postings
+
+    @property
+    def reranker(self) -> Reranker:
+        """The vectors and biases by row."""
+        return self.postings.reranker
 
     def user(self, history: Sequence[int], own: F32 | None) -> F32:
         """The vector f32 (1, dim) of a user with this history; `own` f32 (dim,) where it is configured."""
@@ -133,7 +138,7 @@ class Updates:
         vectors, bias = np.ascontiguousarray(sums[:, :-1]), np.ascontiguousarray(sums[:, -1])
         _ITEMS.set(len(view.items))
         _VERSION.set(view.version)
-        return Served(learned, Reranker(vectors, bias))
+        return Served(learned, Postings.of(view.index, Reranker(vectors, bias)))
 
     def _viewed(self) -> View:
         """The structure as it is now, in a form that stays so."""

@@ -12,8 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from models.retrieval.beam import Reranker, Retrieved, retrieve
-from models.retrieval.inverted import InvertedIndex, build_index
+from models.retrieval.beam import Retrieved, retrieve
+from models.retrieval.inverted import build_index
+from models.retrieval.postings import Postings, Reranker
 from models.retrieval.weights import BeamWeights
 
 DIM: Final = 64
@@ -75,7 +76,7 @@ class Catalogue:
         depth, nodes = self.words.shape[:2]
         index = build_index(assigned, nodes**depth)
         reranker = Reranker(self.vectors, np.zeros(len(self.vectors), np.float32))
-        return Placed(_network(self.words), index, reranker)
+        return Placed(_network(self.words), Postings.of(index, reranker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,12 @@ class Placed:
     """A catalogue on a structure."""
 
     weights: BeamWeights
-    index: InvertedIndex
-    reranker: Reranker
+    postings: Postings
 
     def retrieve(self, users: np.ndarray, setting: Setting) -> Retrieved:
         """The best TOP items of `users` (n, DIM)."""
         beam, limit = setting.beam, setting.limit
-        return retrieve(self.weights, self.index, self.reranker, users, beam=beam, limit=limit, top=TOP)
+        return retrieve(self.weights, self.postings, users, beam=beam, limit=limit, top=TOP)
 
 
 def sizes(items: int) -> tuple[int, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gowalla.checkins import I64, Checkins
-from models.retrieval.beam import Reranker
+from models.retrieval.postings import Reranker
 from models.retrieval.user import UserTower
 
 

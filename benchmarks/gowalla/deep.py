@@ -18,6 +18,7 @@ from gowalla.checkins import F32, I64, Checkins
 from models.retrieval.beam import Retrieved, retrieve
 from models.retrieval.learning import StructureLearner
 from models.retrieval.network import StructureNetwork, structure_loss
+from models.retrieval.postings import Postings
 from models.retrieval.weights import BeamWeights
 from schema.config import RetrievalConfig
 
@@ -127,8 +128,7 @@ def recommend(
     users = base.all_users(data)
     found = retrieve(
         deep.weights,
-        deep.learner.structure.index(),
-        base.reranker(),
+        Postings.of(deep.learner.structure.index(), base.reranker()),
         users,
         beam=config.beam,
         limit=config.rerank,

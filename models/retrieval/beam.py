@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.retrieval import kernels
-from models.retrieval.inverted import InvertedIndex
+from models.retrieval import kernels, walk
+from models.retrieval.postings import Postings
 from models.retrieval.weights import BeamWeights
 from schema.records import F32
 
@@ -41,17 +41,6 @@ class Retrieved:
     reranked: I32
 
 
-@dataclass(frozen=True, slots=True)
-class Reranker:
-    """The linear softmax that orders what a beam finds: score = user @ vectors[row] + bias[row].
-
-    `vectors` f32 (rows, dim) and `bias` f32 (rows,), by the row of the item in the structure.
-    """
-
-    vectors: F32
-    bias: F32
-
-
 def search(weights: BeamWeights, users: F32, beam: int) -> Beams:
     """The best min(`beam`, K^D) paths of users f32 (n, dim).
 
@@ -68,8 +57,7 @@ def search(weights: BeamWeights, users: F32, beam: int) -> Beams:
 
 def retrieve(
     weights: BeamWeights,
-    index: InvertedIndex,
-    reranker: Reranker,
+    postings: Postings,
     users: F32,
     *,
     beam: int,
@@ -84,22 +72,24 @@ def retrieve(
         ValueError: the shapes of the arguments do not fit together.
     """
     users = _checked(weights, users, beam)
-    _check_index(weights, index, reranker)
+    _check_postings(weights, postings)
     if min(limit, top) < 1:
         raise ValueError(f"limit, top: {limit}, {top}; legal is at least 1")
     n = len(users)
     rows = np.full((n, top), -1, np.int32)
     scores = np.full((n, top), -np.inf, np.float32)
     counts, reranked = np.empty(n, np.int32), np.empty(n, np.int32)
-    kernels.retrieve(
+    walk.retrieve(
         users,
         *weights.arrays(),
         min(beam, weights.paths),
-        index.offsets,
-        index.members,
+        postings.index.offsets,
+        postings.index.members,
         limit,
-        reranker.vectors,
-        reranker.bias,
+        postings.codes.reshape(-1),
+        postings.terms,
+        postings.reranker.vectors,
+        postings.reranker.bias,
         rows,
         scores,
         counts,
@@ -116,19 +106,10 @@ def _checked(weights: BeamWeights, users: F32, beam: int) -> F32:
     return np.ascontiguousarray(users, np.float32)
 
 
-def _check_index(weights: BeamWeights, index: InvertedIndex, reranker: Reranker) -> None:
+def _check_postings(weights: BeamWeights, postings: Postings) -> None:
     """The kernels do not look twice: an index out of bounds would read what is not theirs."""
-    if len(index.offsets) != weights.paths + 1:
-        raise ValueError(
-            f"index: {len(index.offsets) - 1} paths; legal is {weights.paths}, as the weights have"
-        )
-    vectors, bias = reranker.vectors, reranker.bias
-    legal = (index.rows, weights.dim)
-    if (
-        vectors.shape[0] < index.rows
-        or vectors.shape[1:] != (weights.dim,)
-        or bias.shape != vectors.shape[:1]
-    ):
-        raise ValueError(
-            f"reranker: vectors {vectors.shape}, bias {bias.shape}; legal is {legal}, or more rows"
-        )
+    paths, dim = len(postings.index.offsets) - 1, postings.reranker.vectors.shape[1]
+    if paths != weights.paths:
+        raise ValueError(f"postings: of {paths} paths; legal is {weights.paths}, as the weights have")
+    if dim != weights.dim:
+        raise ValueError(f"postings: vectors of {dim} values; legal is {weights.dim}, as the weights have")

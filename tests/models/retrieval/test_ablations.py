@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.retrieval.beam import Reranker, retrieve
+from models.retrieval.beam import retrieve
 from models.retrieval.learning import StructureLearner
 from models.retrieval.network import StructureNetwork, structure_loss
+from models.retrieval.postings import Postings, Reranker
 from schema.config import RetrievalConfig
 
 CONFIG = RetrievalConfig(
@@ -55,9 +56,8 @@ def _learned(config: RetrievalConfig, *, frozen: bool = False) -> tuple[float, i
             learner.place()
     index, unseen = learner.structure.index(), slice(USERS, None)
     reranker = Reranker(items, np.zeros(ITEMS, np.float32))
-    found = retrieve(
-        network.export(), index, reranker, users[unseen], beam=config.beam, limit=LIMIT, top=FIRST
-    )
+    postings = Postings.of(index, reranker)
+    found = retrieve(network.export(), postings, users[unseen], beam=config.beam, limit=LIMIT, top=FIRST)
     hits = [np.isin(a, b).mean() for a, b in zip(first[unseen], found.rows, strict=True)]
     return float(np.mean(hits)), int(index.sizes().max())
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.retrieval.beam import Reranker, retrieve, search
+from models.retrieval.beam import retrieve, search
 from models.retrieval.inverted import build_index
 from models.retrieval.kernels import _log_sum_exp
+from models.retrieval.postings import Postings, Reranker
 from models.retrieval.weights import BeamWeights
 from tests.models.retrieval import naive
 
@@ -101,7 +102,7 @@ def test_retrieval_walks_reranks_and_never_repeats_an_item(limit, top):
     reranker = Reranker(rng.normal(size=(130, 8)).astype(np.float32), rng.normal(size=130).astype(np.float32))
     users = rng.normal(size=(5, 8)).astype(np.float32)
     index = build_index(assignments, 36)
-    found = retrieve(weights, index, reranker, users, beam=9, limit=limit, top=top)
+    found = retrieve(weights, Postings.of(index, reranker), users, beam=9, limit=limit, top=top)
     for i, user in enumerate(users):
         rows, scores, met = _retrieved_by_hand(weights, assignments, reranker, user, (9, limit, top))
         kept = len(rows)
@@ -123,11 +124,15 @@ def test_arguments_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="beam"):
         search(weights, users, 0)
     with pytest.raises(ValueError, match="limit, top"):
-        retrieve(weights, index, fits, users, beam=2, limit=0, top=1)
-    with pytest.raises(ValueError, match="index: 8 paths"):
-        retrieve(weights, build_index(np.array([[0]], np.int32), 8), fits, users, beam=2, limit=3, top=1)
-    short = Reranker(np.zeros((1, 4), np.float32), np.zeros(1, np.float32))
-    with pytest.raises(ValueError, match="reranker"):
-        retrieve(weights, index, short, users, beam=2, limit=3, top=1)
+        retrieve(weights, Postings.of(index, fits), users, beam=2, limit=0, top=1)
+    other = Postings.of(build_index(np.array([[0]], np.int32), 8), fits)
+    with pytest.raises(ValueError, match="postings: of 8 paths"):
+        retrieve(weights, other, users, beam=2, limit=3, top=1)
+    wide = Postings.of(index, Reranker(np.zeros((2, 5), np.float32), np.zeros(2, np.float32)))
+    with pytest.raises(ValueError, match="postings: vectors of 5 values"):
+        retrieve(weights, wide, users, beam=2, limit=3, top=1)
+    for vectors, bias in ((1, 1), (2, 3)):
+        with pytest.raises(ValueError, match="reranker"):
+            Postings.of(index, Reranker(np.zeros((vectors, 4), np.float32), np.zeros(bias, np.float32)))
     with pytest.raises(ValueError, match="node_in"):
         BeamWeights(*weights.arrays()[:4], np.zeros((2, 4), np.float32))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.retrieval.beam import Reranker, retrieve
+from models.retrieval.beam import retrieve
 from models.retrieval.frequency import ItemFrequencies
 from models.retrieval.learning import StructureLearner, whole_learner
 from models.retrieval.model import Candidates, DeepRetrieval, Pairs
+from models.retrieval.postings import Postings, Reranker
 from models.retrieval.structure import PathStructure
 from schema.config import RetrievalConfig
 
@@ -105,9 +106,8 @@ def test_retrieval_finds_nearly_what_brute_force_finds_from_a_part_of_the_items(
     users = trainer.users(histories).detach().numpy()
     reranker = trainer.reranker(copy)
     best = np.argsort(-(users @ reranker.vectors.T + reranker.bias), axis=1)[:, :10]
-    found = retrieve(
-        trainer.model.export(), copy.index(), reranker, users, beam=CONFIG.beam, limit=90, top=10
-    )
+    postings = Postings.of(copy.index(), reranker)
+    found = retrieve(trainer.model.export(), postings, users, beam=CONFIG.beam, limit=90, top=10)
     recall = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(best, found.rows, strict=True)])
     assert recall > 0.9
     assert found.reranked.max() <= 90
