@@ -23,8 +23,10 @@ from step_sides.samples import Samples
 from runtime.ports import free_port
 from schema.config import Config
 from schema.config_file import load_config
-from trainer.entries import Piece, piece
+from trainer.columns.blocks import Blocks
+from trainer.columns.rows import BlockRows
 from trainer.messages import MessageReader
+from trainer.rows import Rows
 
 _CONFIG = Path(__file__).parents[1] / "configs/local.yaml"
 _CAPACITY = 1_000_000
@@ -78,20 +80,18 @@ def _config_file(folder: Path, batch_rows: int) -> Path:
     return file
 
 
-def _batches(config: Config, messages: list[bytes], rows: int) -> list[list[Piece]]:
+def _batches(config: Config, messages: list[bytes], rows: int) -> list[Rows]:
     """The samples of `messages`, decoded, in batches of at least `rows`."""
     reader = MessageReader("samples", config.features, [task.name for task in config.tasks])
-    batches: list[list[Piece]] = [[]]
+    batches: list[list[Blocks]] = [[]]
     for offset, message in enumerate(messages):
         for entry in reader.entries(0, offset, message):
-            if entry.block is None:
+            if entry.blocks is None:
                 raise ValueError(f"message {offset}: {entry.dead}")
-            kept = piece(entry.block, entry.block.mask)
-            if kept is not None:
-                batches[-1].append(kept)
-        if sum(len(p) for p in batches[-1]) >= rows:
+            batches[-1].append(entry.blocks)
+        if sum(blocks.rows for blocks in batches[-1]) >= rows:
             batches.append([])
-    return [batch for batch in batches if batch]
+    return [BlockRows(Blocks.joined(batch)) for batch in batches if batch]
 
 
 if __name__ == "__main__":

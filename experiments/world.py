@@ -22,7 +22,7 @@ from schema.config import Config
 from schema.config_file import parse_config
 from schema.ids import VALUE_BITS
 from schema.records import F32, I64, U64, Features, IdColumn, column
-from trainer.entries import Piece
+from trainer.pieces import Piece, PieceRows
 from trainer.step import Learner, Prepared
 
 DIM: Final = 16
@@ -109,7 +109,7 @@ class World:
     def train(self, rows: slice) -> F32:
         """Learn from `rows`; the predictions (n, T) from before."""
         self._steps += 1
-        fetched = self.learner.fetch([self.piece(rows)])
+        fetched = self.learner.fetch(PieceRows([self.piece(rows)]))
         computed = self.learner.compute(fetched, self._steps)
         if computed.gradients is None:
             raise ArithmeticError(f"step {self._steps}: its gradients are not finite")
@@ -120,7 +120,7 @@ class World:
 
     def prepared(self, rows: slice) -> Prepared:
         """`rows` as tensors, to be scored."""
-        return self.learner.prepare([self.piece(rows)])
+        return self.learner.prepare(PieceRows([self.piece(rows)]))
 
     def piece(self, rows: slice) -> Piece:
         """`rows` as one block to train on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from models import kernels
+from models.gather import dense, gather
 from schema.config import FeaturesConfig, SlotConfig
-from schema.records import I64, POSITION_MISSING, U64, Features, IdColumn
+from schema.records import F32, I64, POSITION_MISSING, U64, Features
 
-_NONE: Final = b"\x00\x00"
-_ONE: Final = b"\x01\x00"
 _ONE_EACH: Final = {1}
 _FIRST: Final = np.zeros(1, np.int64)
 
@@ -115,6 +114,23 @@ class Shown(NamedTuple):
         return cls(np.full(rows, POSITION_MISSING, np.int64), np.zeros(requests, np.int64))
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What n rows of R requests look like, in columns.
+
+    `ids` u64 (total,): of all slots in the collator's order, one behind the other; each of `ends` (S,) is
+    where a slot's end. Of each slot `lengths` has how many each row has, i64 (rows,), or None for one each.
+    `request_of_row` i64 (n,), `context_dense` f32 (R, c), `item_dense` f32 (n, d).
+    """
+
+    ids: U64
+    ends: Sequence[int]
+    lengths: Sequence[I64 | None]
+    request_of_row: I64
+    context_dense: F32
+    item_dense: F32
+
+
 class Collator:
     """Makes batches of the slots and dense values that the feature configuration names."""
 
@@ -138,21 +154,39 @@ class Collator:
         each: list[int] = np.asarray(counts).tolist()
         ones, rows = [1] * len(each), sum(each)
         context, items = [f.context for f in features], [f.items for f in features]
-        flat = [_gather(slot, context, ones) for slot in self._context]
-        flat += [_gather(slot, items, each) for slot in self._items]
-        ids, indices = _distinct(self._slots, [values for values, _ in flat])
+        flat = [gather(slot, context, ones) for slot in self._context]
+        flat += [gather(slot, items, each) for slot in self._items]
+        gathered = Gathered(
+            np.concatenate([ids for ids, _ in flat]),
+            list(accumulate(len(ids) for ids, _ in flat)),
+            [lengths for _, lengths in flat],
+            np.repeat(np.arange(len(counts)), counts),
+            dense("context_dense", [f.context_dense for f in features], len(counts), self._context_dense),
+            dense("item_dense", [f.item_dense for f in features], rows, self._item_dense),
+        )
+        return self.assembled(gathered, shown)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Those of the slots in the order that `Gathered` has them in: context before items."""
+        return [slot.slot for slot in self._slots]
+
+    def assembled(self, gathered: Gathered, shown: Shown | None = None) -> Batch:
+        """The batch of requests in columns; `shown` is where, if it is known."""
+        ids, indices = _distinct(self._slots, gathered.ids, gathered.ends)
         slots = [
             _slot_index(slot, index, lengths)
-            for slot, index, (_, lengths) in zip(self._slots, indices, flat, strict=True)
+            for slot, index, lengths in zip(self._slots, indices, gathered.lengths, strict=True)
         ]
-        positions, surfaces = shown or Shown.nowhere(len(counts), rows)
+        requests, rows = len(gathered.context_dense), len(gathered.request_of_row)
+        positions, surfaces = shown or Shown.nowhere(requests, rows)
         return Batch(
             ids,
             tuple(slots[: len(self._context)]),
             tuple(slots[len(self._context) :]),
-            torch.from_numpy(np.repeat(np.arange(len(counts)), counts)),
-            _dense("context_dense", [f.context_dense for f in features], len(counts), self._context_dense),
-            _dense("item_dense", [f.item_dense for f in features], rows, self._item_dense),
+            torch.from_numpy(gathered.request_of_row),
+            torch.from_numpy(gathered.context_dense),
+            torch.from_numpy(gathered.item_dense),
             torch.from_numpy(positions),
             torch.from_numpy(surfaces),
         )
@@ -179,55 +213,19 @@ def _starts(lengths: I64) -> I64:
     return np.concatenate((_FIRST, np.cumsum(lengths)[:-1]))
 
 
-def _gather(
-    slot: SlotConfig, columns: Sequence[tuple[IdColumn, ...]], rows: Sequence[int]
-) -> tuple[U64, I64 | None]:
-    """All ids of one slot, and how many each row has, None for one each."""
-    if len(columns) == 1:
-        return _gathered(slot, columns[0], rows[0])
-    found = _columns(slot.slot, columns)
-    ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
-    parts = [_NONE if c is None else c.lengths for c in found]
-    if not any(parts):
-        return ids, None
-    if not all(parts) or None in found:
-        parts = [
-            _NONE * count if c is None else c.lengths or _ONE * count
-            for c, count in zip(found, rows, strict=True)
-        ]
-    return ids, np.frombuffer(b"".join(parts), "<u2").astype(np.int64)
-
-
-def _gathered(slot: SlotConfig, columns: Sequence[IdColumn], rows: int) -> tuple[U64, I64 | None]:
-    """As `_gather`, of one request: what serving ranks."""
-    for column in columns:
-        if column.slot == slot.slot:
-            lengths = np.frombuffer(column.lengths, "<u2").astype(np.int64) if column.lengths else None
-            return np.frombuffer(column.ids, "<u8"), lengths
-    return np.empty(0, np.uint64), np.zeros(rows, np.int64)
-
-
-def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
-    """The column of `slot` of each request, None where it has none."""
-    first = columns[0] if columns else ()
-    at = next((i for i, column in enumerate(first) if column.slot == slot), len(first))
-    try:
-        # requests list their columns alike
-        found = [request[at] for request in columns]
-        if {c.slot for c in found} == {slot}:
-            return list(found)
-    except IndexError:
-        pass
-    return [next((c for c in request if c.slot == slot), None) for request in columns]
-
-
-def _distinct(slots: Sequence[SlotConfig], values: Sequence[U64]) -> tuple[dict[str, U64], list[I64]]:
-    """The distinct ids by table, and for each slot the index of its ids among them."""
+def _distinct(
+    slots: Sequence[SlotConfig], flat: U64, ends: Sequence[int]
+) -> tuple[dict[str, U64], list[I64]]:
+    """The distinct ids by table, and for each slot the index of its ids among them; see `Gathered`."""
     ids: dict[str, U64] = {}
     indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
-    for table in dict.fromkeys(s.table for s in slots):
+    values = [flat[start:end] for start, end in pairwise([0, *ends])]
+    tables = dict.fromkeys(s.table for s in slots)
+    for table in tables:
         mine = [i for i, s in enumerate(slots) if s.table == table]
-        ids[table], inverse = _numbered(np.concatenate([values[i] for i in mine]))
+        ids[table], inverse = _numbered(
+            flat if len(tables) == 1 else np.concatenate([values[i] for i in mine])
+        )
         end = 0
         for i in mine:
             start, end = end, end + len(values[i])
@@ -258,10 +256,3 @@ def _offsets(total: int, lengths: I64 | None) -> Tensor | None:
     if total == len(lengths) and bool((lengths == 1).all()):
         return None
     return torch.from_numpy(_starts(lengths))
-
-
-def _dense(name: str, parts: Sequence[bytes], rows: int, width: int) -> Tensor:
-    values = np.frombuffer(b"".join(parts), "<f4")
-    if len(values) != rows * width:
-        raise ValueError(f"{name}: {len(values)} values for {rows} rows; legal is {width} a row")
-    return torch.from_numpy(values.reshape(rows, width).copy())

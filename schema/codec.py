@@ -57,7 +57,14 @@ class Codec(Generic[R]):
         Raises:
             InvalidMessage: the bytes are not a whole, unaltered envelope of this topic's records.
         """
-        body = envelope_body(data)
+        return self.records(envelope_body(data))
+
+    def records(self, body: bytes | memoryview) -> list[R]:
+        """The records of a message whose `body` is this.
+
+        Raises:
+            InvalidMessage: they are not this topic's.
+        """
         try:
             records: list[R] = self._decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -10,19 +10,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from schema.records import DeadLetter
+from trainer.columns.blocks import Blocks
+from trainer.columns.rows import BlockRows
+from trainer.columns.scan import replaced
 from trainer.dedup import DuplicateFilter
-from trainer.entries import Entry, Piece, Rows, Run, piece
+from trainer.entries import Entry, Run
 from trainer.feed import Feed
+from trainer.pieces import narrowed
 
 
 @dataclass(slots=True)
 class RowBatch:
     """The rows to train on in one step, and how the samples topic was read for them, in that order."""
 
-    pieces: list[Piece] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     rows: int = 0
     duplicates: int = 0
+    _parts: list[Blocks] = field(default_factory=list)
+    _columns: BlockRows | None = None
     _first: list[Entry] = field(default_factory=list)
     _last: list[Entry] = field(default_factory=list)
 
@@ -32,29 +37,41 @@ class RowBatch:
         ends = zip(self._first, self._last, strict=True)
         return [Run(first.partition, first.position, last.following) for first, last in ends]
 
-    def columns(self) -> Rows:
-        """The rows in columns."""
-        return Rows(self.pieces)
-
-    def late_rows(self) -> int:
-        """How many rows have been trained before."""
-        return sum([len(p) for p in self.pieces if p.late])
+    def columns(self) -> BlockRows:
+        """The rows, of which there is at least one, in columns; nothing is added afterwards."""
+        if self._columns is None:
+            self._columns = BlockRows(Blocks.joined(self._parts))
+        return self._columns
 
     def add(self, entry: Entry, duplicates: DuplicateFilter) -> None:
         """Read `entry`: its rows that `duplicates` has not had are in the batch."""
         self._extend_runs(entry)
         if entry.dead is not None:
             self.dead.append(entry.dead)
-        if entry.block is None:
+        if entry.blocks is None:
             return
-        fresh = duplicates.take(entry.block)
-        kept = piece(entry.block, fresh, entry.joined_at)
+        blocks = entry.blocks
+        repeated = duplicates.take(blocks)
+        done = 0
+        for number in sorted(repeated.keys() | blocks.with_idle_rows()):
+            self._keep(blocks.part(done, number))
+            self._keep_of(blocks.part(number, number + 1), repeated.get(number))
+            done = number + 1
+        self._keep(blocks.part(done, len(blocks)) if done else blocks)
+
+    def _keep(self, blocks: Blocks) -> None:
+        if len(blocks):
+            self._parts.append(blocks)
+            self.rows += blocks.rows
+
+    def _keep_of(self, single: Blocks, fresh: bytes | None) -> None:
+        """Keep the rows of one block that have a pair left, of those that `fresh` says, all if it is None."""
+        kept = narrowed(single.block(0), single.mask(0) if fresh is None else fresh)
         rows = 0 if kept is None else len(kept)
         if kept is not None:
-            self.pieces.append(kept)
-            self.rows += rows
-        if fresh != entry.block.mask:
-            self.duplicates += int(entry.block.mask_matrix().any(axis=1).sum()) - rows
+            self._keep(replaced(single, kept))
+        if fresh is not None:
+            self.duplicates += single.busy_rows - rows
 
     def _extend_runs(self, entry: Entry) -> None:
         if self._last and self._last[-1].partition == entry.partition:
@@ -106,7 +123,7 @@ class Batcher:
                 return None
             if self._open is not None and self._feed.caught_up:
                 left = min(left, self._closes_at - self._clock())
-            entry = self._feed.next(left)
+            entry = self._feed.next(left, self._rows - (0 if self._open is None else self._open.rows))
             if entry is not None:
                 self._add(entry)
         batch, self._open = self._open, None

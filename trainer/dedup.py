@@ -20,8 +20,20 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from schema.records import U8, SampleBlock
+from trainer.columns import layout
+from trainer.columns.blocks import Blocks
 
+_WANTED: Final = [
+    layout.PARTITION,
+    layout.OFFSET,
+    layout.INDEX,
+    layout.RESOLVED_BELOW,
+    layout.LATE_OFFSET,
+    layout.ROWS,
+    layout.AT_ROWS,
+    layout.AT_MASK,
+]
+"""What the filter looks at."""
 _ONE_ROW: Final = 2
 """Bytes of the row indices of a block with one row."""
 _TRUTH: Final = bytes([0]) + bytes([1]) * 255
@@ -103,27 +115,36 @@ class DuplicateFilter:
         for lane, floor in reading.floors.items():
             self._partitions[lane].raise_floor(floor)
 
-    def fresh(self, block: SampleBlock) -> U8:
-        """1 where a pair of `block` has a known label and was not had before, shape (n, T); it now is had."""
-        return np.frombuffer(self.take(block), "u1").reshape(len(block), -1)
+    def take(self, blocks: Blocks) -> dict[int, bytes]:
+        """Take `blocks`: all that they say is known from here on.
 
-    def take(self, block: SampleBlock) -> bytes:
-        """As `fresh`, row after row."""
-        lane, reading = (block.source.partition, block.late_offset >= 0), self._readings[-1]
-        partition = self._partitions.get(lane)
-        if partition is None:
-            partition = self._partitions[lane] = _Partition()
-        offset, index = _place(block)
-        if offset < partition.ahead:
-            fresh = bytes(len(block.mask))
-        else:
-            had = partition.had_at(offset)
-            before = had.get(index, 0)
-            reading.before.setdefault((lane, offset, index), before)
-            fresh, had[index] = _take(block, before)
-        if block.resolved_below > partition.ahead:
-            partition.ahead = reading.floors[lane] = block.resolved_below
-        return fresh
+        Returns the blocks, by number, that said something which was known before: u1 (n, T), 1 where a pair
+        has a known label and was not had. All pairs of the others are new.
+        """
+        reading, repeated = self._readings[-1], {}
+        view, tasks = blocks.data.data, blocks.form.task_count
+        for number, block in enumerate(blocks.table[:, _WANTED].tolist()):
+            source, offset, index, below, late, rows, at_rows, at_mask = block
+            lane = (source, late >= 0)
+            partition = self._partitions.get(lane)
+            if partition is None:
+                partition = self._partitions[lane] = _Partition()
+            if late >= 0:
+                # one message may hold actions on many requests
+                offset, index = late, offset << 16 | index
+            mask = bytes(view[at_mask : at_mask + rows * tasks]).translate(_TRUTH)
+            if offset < partition.ahead:
+                repeated[number] = bytes(len(mask))
+            else:
+                had = partition.had_at(offset)
+                before = had.get(index, 0)
+                reading.before.setdefault((lane, offset, index), before)
+                fresh, had[index] = _take(mask, view[at_rows : at_rows + 2 * rows], tasks, before)
+                if fresh != mask:
+                    repeated[number] = fresh
+            if below > partition.ahead:
+                partition.ahead = reading.floors[lane] = below
+        return repeated
 
     def state(self) -> tuple[PartitionSeen, ...]:
         """All that is remembered of the batches trained, for a checkpoint."""
@@ -149,15 +170,6 @@ class DuplicateFilter:
             heapify(partition.offsets)
 
 
-def _place(block: SampleBlock) -> tuple[int, int]:
-    """The offset that `resolved_below` speaks of, and which of the requests there the block is about."""
-    source = block.source
-    if block.late_offset < 0:
-        return source.offset, source.index
-    # one message may hold actions on many requests
-    return block.late_offset, source.offset << 16 | source.index
-
-
 def _pairs(
     lane: Lane, partition: _Partition, before: dict[tuple[Lane, int, int], int]
 ) -> Iterator[SeenPairs]:
@@ -179,22 +191,23 @@ def _spread(bits: bytes) -> int:
     return int.from_bytes(np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little").tobytes(), "little")
 
 
-def _take(block: SampleBlock, had: int) -> tuple[bytes, int]:
-    """The pairs of `block`, row after row, that are not in `had`, and `had` with them."""
-    mask = block.mask.translate(_TRUTH)
-    tasks = len(block.tasks)
-    if not had and mask == block.mask and len(block.rows) == _ONE_ROW:
-        # all is new, as nearly always where a request has one row
-        known = int.from_bytes(mask, "little") << 8 * tasks * int.from_bytes(block.rows, "little")
-        return mask, known
-    rows = block.row_indices().tolist()
-    if rows == list(range(rows[0], rows[0] + len(rows))):
-        shift = 8 * tasks * rows[0]
+def _take(mask: bytes, rows: memoryview, tasks: int, had: int) -> tuple[bytes, int]:
+    """The pairs of `mask` u1 (n, T), 0 or 1, of `rows` <u2 (n,) not in `had`, and `had` with them."""
+    if len(rows) == _ONE_ROW:
+        shift = 8 * tasks * int.from_bytes(rows, "little")
         known = int.from_bytes(mask, "little")
+        if not had:
+            # all is new, as nearly always where a request has one row
+            return mask, known << shift
         left = known & ~(had >> shift)
         return left.to_bytes(len(mask), "little"), had | left << shift
+    numbers = np.frombuffer(rows, "<u2").tolist()
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        shift = 8 * tasks * numbers[0]
+        left = int.from_bytes(mask, "little") & ~(had >> shift)
+        return left.to_bytes(len(mask), "little"), had | left << shift
     fresh = b""
-    for at, row in enumerate(rows):
+    for at, row in enumerate(numbers):
         shift = 8 * tasks * row
         left = int.from_bytes(mask[at * tasks : (at + 1) * tasks], "little") & ~(had >> shift)
         had |= left << shift

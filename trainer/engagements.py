@@ -5,7 +5,6 @@ Pure: samples in, arrays out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,8 +15,8 @@ from models.retrieval.items import WIDTH, Contents, Parts, packed_ids
 from models.retrieval.structure import PathStructure
 from schema.config import Config, RetrievalConfig
 from schema.ids import VALUE_LIMIT
-from schema.records import I64, U64, IdColumn
-from trainer.entries import Piece, Rows
+from schema.records import I64, U64
+from trainer.rows import Rows
 
 _VALUES: Final = np.uint64(VALUE_LIMIT - 1)
 
@@ -92,37 +91,23 @@ class EngagementReader:
         self._own = next((s.slot for s in slots if s.source == "user.id" and retrieval.user_id), None)
         self._items = [s.slot for s in slots if s.source.startswith("item.")]
 
-    def read(self, pieces: Sequence[Piece]) -> Engagements:
-        """What `pieces` say, of which there is at least one."""
-        rows = Rows(pieces)
-        items, owners = rows.items(), rows.each(range(len(pieces)))
+    def read(self, rows: Rows) -> Engagements:
+        """What `rows` say."""
+        items, owners = rows.items(), rows.each(np.arange(len(rows.counts())))
         shown, first = np.unique(items, return_index=True)
         engaged = (rows.labels()[:, self._task] > 0) & (rows.mask()[:, self._task] > 0)
-        numbers, users = np.unique(owners[engaged], return_inverse=True)
-        active = [pieces[number] for number in numbers.tolist()]
-        histories = [_context(p, self._history) & _VALUES for p in active]
+        active, users = np.unique(owners[engaged], return_inverse=True)
+        histories, lengths = rows.context_ids(self._history, active)
         return Engagements(
             shown,
-            packed_ids(self._columns(pieces), len(items))[first],
+            packed_ids([rows.item_ids(slot) for slot in self._items], len(items))[first],
             len(active),
-            np.concatenate([np.empty(0, np.uint64), *histories]).astype(np.int64),
-            np.repeat(np.arange(len(active)), [len(h) for h in histories]),
-            None if self._own is None else np.array([_first(p, self._own) for p in active], np.uint64),
+            (histories & _VALUES).astype(np.int64),
+            np.repeat(np.arange(len(active)), lengths),
+            None if self._own is None else _first(*rows.context_ids(self._own, active)),
             users,
             items[engaged],
         )
-
-    def _columns(self, pieces: Sequence[Piece]) -> list[tuple[U64, I64]]:
-        """The ids of each item slot over all rows, and how many each row has."""
-        columns = []
-        for slot in self._items:
-            values, lengths = [], []
-            for p in pieces:
-                rows, column = len(p), _column(p.features.items, slot)
-                values.append(np.empty(0, np.uint64) if column is None else column.values())
-                lengths.append(np.zeros(rows, np.int64) if column is None else column.row_lengths(rows))
-            columns.append((np.concatenate(values), np.concatenate(lengths)))
-        return columns
 
 
 def wanted(read: Engagements, drawn: I64, structure: PathStructure, contents: Contents) -> Wanted:
@@ -159,16 +144,9 @@ def wanted(read: Engagements, drawn: I64, structure: PathStructure, contents: Co
     )
 
 
-def _column(columns: Sequence[IdColumn], slot: int) -> IdColumn | None:
-    return next((column for column in columns if column.slot == slot), None)
-
-
-def _context(p: Piece, slot: int) -> U64:
-    column = _column(p.features.context, slot)
-    return np.empty(0, np.uint64) if column is None else column.values()
-
-
-def _first(p: Piece, slot: int) -> int:
-    """The first id of a context slot, 0 for none."""
-    values = _context(p, slot)
-    return int(values[0]) if len(values) else 0
+def _first(ids: U64, lengths: I64) -> U64:
+    """The first id of each row, 0 for none."""
+    first = np.zeros(len(lengths), np.uint64)
+    some = lengths > 0
+    first[some] = ids[(np.cumsum(lengths) - lengths)[some]]
+    return first

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,7 +20,7 @@ from trainer.errors import RecoveryError
 _log = logging.getLogger(__name__)
 
 _BUFFERED_LIMIT: Final = 10_000
-"""Entries of a partition beyond which it is not read further."""
+"""Blocks of a partition beyond which it is not read further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Source(Protocol):
 
 
 class Feed:
-    """Hands out the entries of a source, one at a time.
+    """Hands out the entries of a source, one after the other.
 
     Args:
         source: where they come from.
@@ -84,18 +84,20 @@ class Feed:
         """As `Source.commit`."""
         self._source.commit(positions)
 
-    def next(self, timeout: float) -> Entry | None:
-        """The next entry, or None if none comes within `timeout` seconds."""
+    def next(self, timeout: float, rows: int = 1) -> Entry | None:
+        """The next entry, or None if none comes within `timeout` seconds.
+
+        It has as many blocks as follow one another, none of them behind the one by which there are `rows`.
+        """
         deadline = self._clock() + timeout
         while self._waits_for_more():
             left = deadline - self._clock()
             if not self._fetch(left) or left <= 0:
                 return None
         filled = [buffer for buffer in self._buffers.values() if buffer]
-        oldest = (
-            filled[0] if len(filled) == 1 else min(filled, key=lambda b: (_event_time(b[0]), b[0].partition))
-        )
-        return self._hand_out(oldest)
+        oldest = min(filled, key=lambda b: (_event_time(b[0]), b[0].partition))
+        count = _leading(oldest[0], [b[0] for b in filled if b is not oldest], rows)
+        return self._hand_out(oldest, count)
 
     def take(self, run: Run, timeout: float) -> list[Entry]:
         """The entries of `run`, which starts where its partition stands.
@@ -108,7 +110,7 @@ class Feed:
         taken: list[Entry] = []
         while self._expected[run.partition] < run.end:
             if buffer:
-                taken.append(self._hand_out(buffer))
+                taken.append(self._hand_out(buffer, _before(buffer[0], run.end)))
             elif not self._fetch(deadline - self._clock()) and self._clock() >= deadline:
                 raise RecoveryError(
                     f"partition {run.partition}: the samples up to {run.end} cannot be read again within "
@@ -126,7 +128,7 @@ class Feed:
         return not all(map(buffers.__getitem__, self._behind)) or not any(buffers.values())
 
     def _fetch(self, timeout: float) -> bool:
-        full = frozenset(p for p, buffer in self._buffers.items() if len(buffer) > _BUFFERED_LIMIT)
+        full = frozenset(p for p, buffer in self._buffers.items() if sum(map(len, buffer)) > _BUFFERED_LIMIT)
         if full != self._held:
             self._held = full
             self._source.hold(full)
@@ -135,12 +137,19 @@ class Feed:
             return False
         self._behind = chunk.behind
         for entry in chunk.entries:
-            if entry.position >= self._expected[entry.partition]:
+            expected = self._expected[entry.partition]
+            if entry.position < expected < entry.following and len(entry) > 1:
+                entry = entry.split(_before(entry, expected))[1]  # noqa: PLW2901 - what is left of it
+            if entry.position >= expected:
                 self._buffers[entry.partition].append(entry)
         return True
 
-    def _hand_out(self, buffer: deque[Entry]) -> Entry:
+    def _hand_out(self, buffer: deque[Entry], count: int) -> Entry:
+        """The first `count` blocks, or the dead letter, of the first entry."""
         entry = buffer.popleft()
+        if count < len(entry):
+            entry, rest = entry.split(count)
+            buffer.appendleft(rest)
         expected = self._expected[entry.partition]
         if entry.position != expected:
             _log.warning(
@@ -151,4 +160,21 @@ class Feed:
 
 
 def _event_time(entry: Entry) -> int:
-    return 0 if entry.block is None else entry.block.event_time
+    return 0 if entry.blocks is None else entry.blocks.first_event_time
+
+
+def _before(entry: Entry, end: Position) -> int:
+    """How many blocks of `entry` lie before `end`, which is behind its first."""
+    if len(entry) == 1 or entry.following <= end:
+        return len(entry)
+    return end.within - entry.position.within
+
+
+def _leading(entry: Entry, others: Sequence[Entry], rows: int) -> int:
+    """How many blocks of `entry`, whose first is the oldest, come before any of `others`; see `Feed.next`."""
+    if entry.blocks is None or len(entry) == 1:
+        return 1
+    count = entry.blocks.reaching(rows)
+    for other in others:
+        count = min(count, entry.blocks.older(_event_time(other), ties=entry.partition < other.partition))
+    return count

@@ -9,22 +9,23 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pyarrow.parquet as pq
 
 from schema.dump import BLOCK, SAMPLE_OFFSET, SAMPLE_WITHIN, Span, files, spans
-from trainer.entries import Entry, Position
+from trainer.entries import Position
 from trainer.errors import RecoveryError
 from trainer.feed import Chunk
-from trainer.messages import MessageReader
+from trainer.messages import MessageReader, Placed
 
 _ROWS_A_READ: Final = 4096
 _ENTRIES_A_CHUNK: Final = 256
 
 
-class Placed(NamedTuple):
+class _Found(NamedTuple):
     """A block as it was sent, and where it lies."""
 
     position: Position
@@ -63,7 +64,7 @@ class HistorySource:
                 f"{folder}: samples of partition {min(strange)}; the topic has {partitions} partitions"
             )
         self._history = self._never_in_the_topic()
-        self._entries: dict[int, Iterator[Entry]] = {}
+        self._placed: dict[int, Iterator[Placed]] = {}
         self._held: frozenset[int] = frozenset()
         self._turn = 0
         self._ended = False
@@ -75,7 +76,7 @@ class HistorySource:
 
     def start(self, positions: Mapping[int, Position]) -> None:
         """Begin to read at `positions`, which name every partition."""
-        self._entries = {p: self._of_partition(p, position) for p, position in positions.items()}
+        self._placed = {p: self._of_partition(p, position) for p, position in positions.items()}
         self._ended = False
 
     def get(self, timeout: float) -> Chunk | None:
@@ -83,23 +84,20 @@ class HistorySource:
         if self._ended:
             self._wait(timeout)
             return None
-        entries: list[Entry] = []
+        placed: list[Placed] = []
         for partition in self._in_turn():
-            for entry in self._entries[partition]:
-                entries.append(entry)
-                if len(entries) == _ENTRIES_A_CHUNK:
-                    break
-            else:
-                del self._entries[partition]
-            if entries:
+            placed = list(islice(self._placed[partition], _ENTRIES_A_CHUNK))
+            if len(placed) < _ENTRIES_A_CHUNK:
+                del self._placed[partition]
+            if placed:
                 break
-        self._ended = not self._entries
-        return Chunk(tuple(entries), frozenset(self._entries))
+        self._ended = not self._placed
+        return Chunk(tuple(self._reader.single(placed)), frozenset(self._placed))
 
     def _in_turn(self) -> list[int]:
         """The partitions that may be read, another one first at each call."""
         self._turn += 1
-        waiting = sorted(self._entries.keys() - self._held)
+        waiting = sorted(self._placed.keys() - self._held)
         at = self._turn % max(1, len(waiting))
         return waiting[at:] + waiting[:at]
 
@@ -110,38 +108,38 @@ class HistorySource:
     def commit(self, positions: Mapping[int, Position]) -> None:
         """No one watches the lag of files."""
 
-    def _of_partition(self, partition: int, start: Position) -> Iterator[Entry]:
+    def _of_partition(self, partition: int, start: Position) -> Iterator[Placed]:
         for span in self._spans:
             if span.partition == partition and span.end > start.offset:
-                for entry in self._of_span(span):
-                    if entry.position >= start:
-                        yield entry
+                for placed in self._of_span(span):
+                    if placed.position >= start:
+                        yield placed
 
-    def _of_span(self, span: Span) -> Iterator[Entry]:
-        """Its blocks, and where messages had none, entries without one."""
+    def _of_span(self, span: Span) -> Iterator[Placed]:
+        """Its blocks, and where messages had none, places without one."""
         partition, at = span.partition, Position(span.start)
         blocks = self._blocks(span)
         block = next(blocks, None)
         while block is not None:
             if block.position.offset > at.offset and block.position.within == 0:
-                yield Entry(partition, at, block.position)
+                yield Placed(partition, at, block.position, None)
             following = next(blocks, None)
             at = Position(block.position.offset + 1)
             if following is not None and following.position.offset == block.position.offset:
                 at = following.position
-            yield self._reader.block_entry(partition, block.position, at, block.payload)
+            yield Placed(partition, block.position, at, block.payload)
             block = following
         if at.offset < span.end:
-            yield Entry(partition, at, Position(span.end))
+            yield Placed(partition, at, Position(span.end), None)
 
-    def _blocks(self, span: Span) -> Iterator[Placed]:
+    def _blocks(self, span: Span) -> Iterator[_Found]:
         """In the order of the topic, out of the files of all hours; a backfill's in the order of hours."""
         paths = files(self._folder, span)
         if self._history:
             payloads = (payload for path in paths for _, _, payload in _rows(path))
-            return (Placed(Position(span.start + i), payload) for i, payload in enumerate(payloads))
-        found = ((Placed(Position(o, w), payload) for o, w, payload in _rows(path)) for path in paths)
-        return heapq.merge(*found, key=lambda placed: placed.position)
+            return (_Found(Position(span.start + i), payload) for i, payload in enumerate(payloads))
+        found = ((_Found(Position(o, w), payload) for o, w, payload in _rows(path)) for path in paths)
+        return heapq.merge(*found, key=lambda found: found.position)
 
     def _never_in_the_topic(self) -> bool:
         kinds = set()

@@ -109,7 +109,7 @@ class Pipeline:
         fetched = None
         if batch.rows:
             # here and not in the lane: two threads that both run Python mostly wait for each other
-            prepared = self._learner.prepare(batch.pieces)
+            prepared = self._learner.prepare(batch.columns())
             fetched = self._lane.fetch(lambda: self._learner.complete(prepared))
         ahead = _Ahead(batch, fetched, record, settled=self.settled)
         self._finish()
@@ -133,7 +133,7 @@ class Pipeline:
         with self._lock:
             self._state.read(batch)
             if predictions is not None:
-                self._state.score(batch, predictions)
+                self._state.score(batch.columns(), predictions)
                 self._rate.add(batch.rows)
         self._points.changed = True
         self._count(batch, trained=predictions is not None)
@@ -166,7 +166,7 @@ class Pipeline:
             self._refuse(step, batch.rows)
             self._learner.apply(0)
             return None
-        push = Push(step, max(p.event_time for p in batch.pieces), computed.gradients)
+        push = Push(step, int(batch.columns().event_times().max()), computed.gradients)
         self._lane.push(lambda: self._push(push, batch))
         self._points.pushed(push)
         self._learner.apply(batch.rows)
@@ -182,7 +182,7 @@ class Pipeline:
     def _compute(self, fetched: Fetched, batch: RowBatch, step: int, arrived: Arrived) -> Computed:
         """Compute the ranker's part, while retrieval's rows are fetched, and then retrieval's."""
         learner = self._learner
-        wanted = learner.seek(batch.pieces, step, arrived)
+        wanted = learner.seek(batch.columns(), step, arrived)
         if wanted is None:
             return learner.compute(fetched, step)
         rows = self._lane.fetch(lambda: learner.rows(wanted))
@@ -190,7 +190,7 @@ class Pipeline:
         return learner.compute_retrieval(wanted, rows.result(), computed)
 
     def _push(self, push: Push, batch: RowBatch) -> None:
-        picked = self._ways.picked(batch.pieces, _now_ms())
+        picked = self._ways.picked(batch.columns(), _now_ms())
         with telemetry.STEP_SECONDS.labels("push").time():
             self._shards.push(push, pack(picked))
         self._ways.published(picked, _now_ms())

@@ -7,7 +7,6 @@ given the same batches and rows in the same order it becomes the same, bit for b
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,8 +27,8 @@ from schema.config import Config, RetrievalConfig
 from schema.records import F32, I64, U64
 from trainer.arrivals import Arrived
 from trainer.engagements import EngagementReader, Wanted, wanted
-from trainer.entries import Piece
 from trainer.quest import Quest, SavedQuest
+from trainer.rows import Rows
 
 _FREQUENCY_DECAY: Final = 0.999
 _MOST: Final = 1 - 1e-9
@@ -88,9 +87,9 @@ class Retrieval:
         self._shipper = Shipper(self.learner.structure)
         self._said: dict[str, Any] = {}
 
-    def prepare(self, pieces: Sequence[Piece], step: int, arrived: Arrived) -> Wanted:
-        """What `step` needs for the rows of `pieces`, of which there is at least one, and for new items."""
-        read = self._reader.read(pieces)
+    def prepare(self, rows: Rows, step: int, arrived: Arrived) -> Wanted:
+        """What `step` needs for `rows`, and for new items."""
+        read = self._reader.read(rows)
         if arrived.items:
             read = read.joined(arrived.item_ids(), arrived.feature_ids())
         return wanted(read, self._drawn(step), self.learner.structure, self._contents)

@@ -14,10 +14,10 @@ from kafka.errors import KafkaError
 from runtime.errors import BrokerUnavailable
 from runtime.kafka import consumer, end_offsets
 from schema.config import KafkaConfig
-from trainer.entries import Entry, Position
+from trainer.entries import Position
 from trainer.errors import RecoveryError, SourceFailed
 from trainer.feed import Chunk
-from trainer.messages import MessageReader
+from trainer.messages import Message, MessageReader
 
 _log = logging.getLogger(__name__)
 
@@ -114,12 +114,12 @@ class KafkaSource:
     def _read(self) -> None:
         self._apply_hold()
         polled = self._consumer.poll(timeout_ms=_POLL_MS, max_records=_MESSAGES_A_CHUNK)
-        entries: list[Entry] = []
-        for place, messages in polled.items():
-            for message in messages:
-                offset, joined_at = message.offset, message.timestamp
-                entries += self._reader.entries(place.partition, offset, message.value, joined_at)
-        chunk = Chunk(tuple(entries), self._behind())
+        messages = [
+            Message(place.partition, message.offset, message.value, message.timestamp)
+            for place, messages in polled.items()
+            for message in messages
+        ]
+        chunk = Chunk(tuple(self._reader.read(messages)), self._behind())
         while not self._stopping.is_set():
             try:
                 self._chunks.put(chunk, timeout=_POLL_MS / 1000)

@@ -23,6 +23,7 @@ from trainer.evaluation import Evaluation
 from trainer.guard import Guard
 from trainer.ranks import Ranks
 from trainer.retrieval import Mark, SavedRetrieval
+from trainer.rows import Rows
 from trainer.step import Learner
 
 
@@ -58,19 +59,18 @@ class TrainerState:
         self.counters.duplicates += batch.duplicates
         self.counters.dead_letters += len(batch.dead)
 
-    def score(self, batch: RowBatch, predictions: F32) -> None:
-        """Count the rows of `batch`, and their predictions (n, T), as trained."""
-        rows = batch.columns()
+    def score(self, rows: Rows, predictions: F32) -> None:
+        """Count `rows`, and their predictions (n, T), as trained."""
         labels, mask = rows.labels(), rows.newly_known()
-        times = rows.each([p.event_time for p in batch.pieces])
-        late = batch.late_rows()
-        self.counters.rows += batch.rows - late
+        times = rows.each(rows.event_times())
+        late = rows.late_rows()
+        self.counters.rows += len(rows) - late
         self.counters.late_rows += late
         weights = rows.weights()
         self.evaluation.update(predictions, labels, mask, times, weights)
-        surfaces = rows.each([p.surface for p in batch.pieces])
+        surfaces = rows.each(rows.surfaces())
         self.evaluation.update_surfaces(predictions, labels, mask, surfaces, weights)
-        users = rows.each([p.user_id for p in batch.pieces])
+        users = rows.each(rows.users())
         self.evaluation.by_user.update(predictions, labels, mask, weights, users)
         if self.guard is not None:
             self.guard.update(predictions, labels, mask, weights)

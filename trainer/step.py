@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.batch import Batch, Collator, Shown
+from models.batch import Batch, Collator
 from models.dense import dump_payload
 from models.heads import Heads, Targets
 from models.mmoe import MMoE
@@ -24,10 +24,10 @@ from schema.config import Config
 from schema.records import F32, U64
 from trainer.arrivals import Arrived
 from trainer.engagements import Wanted
-from trainer.entries import Piece, Rows
 from trainer.errors import DeviceMissing
 from trainer.ranks import Alone, Ranks
 from trainer.retrieval import Retrieval
+from trainer.rows import Rows
 
 Gradients = Mapping[str, tuple[U64, F32]]
 """Distinct ids (u,) and gradients (u, dim), by table."""
@@ -110,9 +110,9 @@ class Learner:
         self._clock = clock
         self._seed = config.trainer.seed
 
-    def fetch(self, pieces: Sequence[Piece]) -> Fetched:
-        """The rows of `pieces` with their vectors, as the shards have them now."""
-        return self.complete(self.prepare(pieces))
+    def fetch(self, rows: Rows) -> Fetched:
+        """`rows` with their vectors, as the shards have them now."""
+        return self.complete(self.prepare(rows))
 
     def complete(self, prepared: Prepared) -> Fetched:
         """`prepared` with its vectors, as the shards have them now. Safe beside `compute`."""
@@ -129,12 +129,12 @@ class Learner:
         predictions, gradients = self.learn(fetched.prepared, fetched.vectors, step)
         return Computed(predictions, gradients, self._clock() - start)
 
-    def seek(self, pieces: Sequence[Piece], step: int, arrived: Arrived) -> Wanted | None:
-        """What retrieval needs to learn from `pieces` in `step`; None where it is not configured.
+    def seek(self, rows: Rows, step: int, arrived: Arrived) -> Wanted | None:
+        """What retrieval needs to learn from `rows` in `step`; None where it is not configured.
 
         `arrived` are items that nobody has seen yet.
         """
-        return None if self.retrieval is None else self.retrieval.prepare(pieces, step, arrived)
+        return None if self.retrieval is None else self.retrieval.prepare(rows, step, arrived)
 
     def rows(self, wanted: Wanted) -> F32:
         """The rows that `wanted` names, as the shards have them now. Safe beside `compute`."""
@@ -154,11 +154,9 @@ class Learner:
             gradients = {**gradients, self.retrieval.table: found}
         return Computed(computed.predictions, gradients, computed.seconds + self._clock() - start)
 
-    def prepare(self, pieces: Sequence[Piece]) -> Prepared:
-        """The rows of `pieces` as tensors."""
-        rows = Rows(pieces)
-        shown = Shown(rows.positions(), np.array([p.surface for p in pieces], np.int64))
-        batch = self._collator.collate([p.features for p in pieces], rows.counts(), shown)
+    def prepare(self, rows: Rows) -> Prepared:
+        """`rows` as tensors."""
+        batch = rows.collated(self._collator)
         labels, mask, log_keep = map(torch.from_numpy, (rows.labels(), rows.mask(), rows.log_keep()))
         taken = rows.retract()
         retract = None if taken is None else torch.from_numpy(taken)

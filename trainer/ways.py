@@ -15,7 +15,7 @@ from prometheus_client import Histogram
 
 from runtime.logs import about
 from schema.stages import Traced, trace_name
-from trainer.entries import Piece
+from trainer.rows import Rows
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +40,12 @@ class Ways:
         self._a_step = a_step
         self._recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
 
-    def picked(self, pieces: Sequence[Piece], trained: int) -> list[Traced]:
+    def picked(self, rows: Rows, trained: int) -> list[Traced]:
         """The samples of a step trained at `trained`, for the shards to pass on."""
-        chosen = {id(piece): piece for piece in spread(list(pieces), self._a_step)}
-        chosen |= {id(piece): piece for piece in pieces if piece.trace}
-        return [Traced(p.event_time, p.completed_at, p.joined_at, trained, p.trace) for p in chosen.values()]
+        traces = rows.traces()
+        chosen = spread(list(range(len(traces))), self._a_step)
+        chosen += sorted(set(np.flatnonzero(traces).tolist()) - set(chosen))
+        return [Traced(*rows.moments(i), trained, int(traces[i])) for i in chosen]
 
     def published(self, picked: Sequence[Traced], now: int) -> None:
         """Note that the shards have the step of `picked` since `now`."""

@@ -18,7 +18,7 @@ from feed_log.rows import LABEL_DELAY_MS, FeedLog, Request
 from parameter_server.shard import Shard
 from schema.config import Config, DenseConfig, SlotConfig
 from schema.records import F32, U64, Features, IdColumn, column
-from trainer.entries import Piece
+from trainer.pieces import Piece, PieceRows
 from trainer.step import Learner
 
 _ATTENTION_SLOT: Final = 100
@@ -93,7 +93,7 @@ class OnlineRanker:
         return predictions
 
     def _score(self, pieces: list[Piece]) -> F32:
-        prepared = self._learner.prepare(pieces)
+        prepared = self._learner.prepare(PieceRows(pieces))
         vectors = {table: torch.from_numpy(v) for table, v in self._learner.pull(prepared).items()}
         with torch.inference_mode():
             scores: F32 = self._learner.heads.served(self._learner.model(prepared.batch, vectors)).numpy()
@@ -101,7 +101,7 @@ class OnlineRanker:
 
     def _train(self, pieces: list[Piece]) -> None:
         self._steps += 1
-        computed = self._learner.compute(self._learner.fetch(pieces), self._steps)
+        computed = self._learner.compute(self._learner.fetch(PieceRows(pieces)), self._steps)
         if computed.gradients is None:
             raise ArithmeticError(f"step {self._steps}: the gradients are not finite")
         self._tables.shard.push("online", self._steps, computed.gradients, pieces[-1].event_time)

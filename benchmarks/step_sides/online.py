@@ -17,10 +17,10 @@ from pathlib import Path
 from parameter_server.client import ParameterClient
 from parameter_server.errors import ParameterServerError
 from schema.config import Config
-from trainer.entries import Entry, Position
+from trainer.entries import Position
 from trainer.feed import Chunk, Feed
 from trainer.loop import Trainer
-from trainer.messages import MessageReader
+from trainer.messages import Message, MessageReader
 from trainer.points import PointStore
 
 _START_SECONDS = 120.0
@@ -48,10 +48,10 @@ class MemorySource:
 
     def _read(self, messages: list[bytes]) -> None:
         for start in range(0, len(messages), _MESSAGES_A_CHUNK):
-            entries: list[Entry] = []
-            for message in messages[start : start + _MESSAGES_A_CHUNK]:
-                entries += self._reader.entries(0, self._offset, message)
-                self._offset += 1
+            payloads = messages[start : start + _MESSAGES_A_CHUNK]
+            read = [Message(0, offset, payload) for offset, payload in enumerate(payloads, self._offset)]
+            entries = self._reader.read(read)
+            self._offset += len(payloads)
             behind = frozenset([0]) if start + _MESSAGES_A_CHUNK < len(messages) else frozenset[int]()
             self._chunks.put(Chunk(tuple(entries), behind))
 

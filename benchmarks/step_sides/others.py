@@ -15,7 +15,7 @@ from models.heads import Heads
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, U64
-from trainer.entries import Piece
+from trainer.rows import Rows
 from trainer.step import Fetched, Learner, Prepared
 
 
@@ -32,9 +32,9 @@ class _Constant:
 class DenseSide:
     """The network's forward, backward and Adam on tensors that are there already, vectors included."""
 
-    def __init__(self, config: Config, batches: Sequence[Sequence[Piece]]) -> None:
+    def __init__(self, config: Config, batches: Sequence[Rows]) -> None:
         self._learner = Learner(config, _Constant(config.parameter_server.tables[0].dim))
-        self._batches: list[Fetched] = [self._learner.fetch(pieces) for pieces in batches]
+        self._batches: list[Fetched] = [self._learner.fetch(rows) for rows in batches]
         self._rows = sum(f.prepared.batch.rows for f in self._batches)
 
     def rate(self) -> float:
@@ -57,11 +57,11 @@ class TorchSide:
     is made large enough from the start, so that it never has to grow.
     """
 
-    def __init__(self, config: Config, batches: Sequence[Sequence[Piece]], capacity: int) -> None:
+    def __init__(self, config: Config, batches: Sequence[Rows], capacity: int) -> None:
         torch.manual_seed(config.trainer.seed)
         table = config.parameter_server.tables[0]
         collator = Learner(config, _Constant(table.dim))
-        self._batches = [_with_every_id(collator.prepare(pieces)) for pieces in batches]
+        self._batches = [_with_every_id(collator.prepare(rows)) for rows in batches]
         self._heads = Heads.of(config)
         self._model = MMoE.of(config)
         self._dense = torch.optim.Adam(self._model.parameters(), lr=config.trainer.learning_rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from schema.config import Config
 from schema.config_file import parse_config
 from schema.ids import feature_id
 from schema.records import Features, IdColumn, SampleBlock, Source, column
+from trainer.columns.layout import Form
+from trainer.columns.scan import encoded
+from trainer.entries import Entry, Position
 
 TASKS = ("click", "like")
 DIM = 4
@@ -104,6 +107,20 @@ def block(
         mask=column(np.ones((n, len(tasks))) if mask is None else mask, "u1"),
         log_keep=column(np.zeros(n), "<f4"),
     )
+
+
+FORM = Form.of(config().features, TASKS)
+
+
+def records(entries: Iterable[Entry]) -> list[SampleBlock]:
+    """All blocks of `entries`."""
+    blocks = [entry.blocks for entry in entries if entry.blocks is not None]
+    return [found.block(i) for found in blocks for i in range(len(found))]
+
+
+def entry(offset: int, *blocks: SampleBlock, partition: int = 0) -> Entry:
+    """A message of `blocks`."""
+    return Entry(partition, Position(offset), Position(offset + 1), encoded(FORM, blocks))
 
 
 class JoinerModel:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from tests.trainer.make import block
+from tests.trainer.make import block, entry
 from trainer.batches import RowBatch
 from trainer.dedup import DuplicateFilter
-from trainer.entries import Entry, Position
 
 
 def read(*blocks) -> RowBatch:
     batch, duplicates = RowBatch(), DuplicateFilter()
     duplicates.begin()
     for offset, made in enumerate(blocks):
-        batch.add(Entry(0, Position(offset), Position(offset + 1), made), duplicates)
+        batch.add(entry(offset, made), duplicates)
     return batch
 
 
@@ -30,7 +29,7 @@ def late(offset: int, at: int):
 
 def test_a_late_row_is_trained_and_not_evaluated_again():
     batch = read(block(0), late(0, at=7))
-    assert (batch.rows, batch.late_rows(), batch.duplicates) == (4, 1, 0)
+    assert (batch.rows, batch.columns().late_rows(), batch.duplicates) == (4, 1, 0)
     rows = batch.columns()
     assert rows.newly_known()[:3].any()
     assert not rows.newly_known()[3].any()

@@ -10,9 +10,8 @@ from models.metrics import TaskMetrics, grouped_auc
 from schema.records import column
 from tests.trainer import make
 from tests.trainer.test_loop import stream, world
-from trainer.batches import RowBatch
 from trainer.by_user import ByUser
-from trainer.entries import Piece, piece
+from trainer.pieces import Piece, PieceRows, piece
 
 TASKS = ("click", "like")
 
@@ -63,8 +62,8 @@ def sampled(labels: list[list[float]], log_keep: list[float]) -> Piece:
 
 
 def test_what_nobody_engaged_with_counts_once_over_its_chance_of_having_been_kept():
-    batch = RowBatch(pieces=[sampled([[0, 0], [1, 0], [0, 1]], [np.log(0.25)] * 3)])
-    assert batch.columns().weights().tolist() == pytest.approx([4, 1, 1])
+    rows = PieceRows([sampled([[0, 0], [1, 0], [0, 1]], [np.log(0.25)] * 3)])
+    assert rows.weights().tolist() == pytest.approx([4, 1, 1])
 
 
 def test_a_sampled_stream_is_judged_as_the_whole_one_would_be():

@@ -9,17 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.records import SampleBlock
-from tests.trainer.make import JoinerModel, block, pairs_of
+from tests.trainer.make import FORM, JoinerModel, block, pairs_of
+from trainer.columns.scan import encoded
 from trainer.dedup import DuplicateFilter, PartitionSeen
 
 
-def opened() -> DuplicateFilter:
-    seen = DuplicateFilter()
+class Filter(DuplicateFilter):
+    def fresh(self, sample: SampleBlock) -> np.ndarray:
+        """1 where a pair was not had before, shape (n, T)."""
+        fresh = self.take(encoded(FORM, [sample])).get(0)
+        known = sample.mask_matrix().astype(bool)
+        if fresh is None:
+            return known.astype(np.uint8)
+        return np.frombuffer(fresh, "u1").reshape(known.shape)
+
+
+def opened() -> Filter:
+    seen = Filter()
     seen.begin()
     return seen
 
 
-def fresh_pairs(seen: DuplicateFilter, sample: SampleBlock) -> set[tuple[int, int, int, int, int]]:
+def fresh_pairs(seen: Filter, sample: SampleBlock) -> set[tuple[int, int, int, int, int]]:
     return pairs_of(msgspec.structs.replace(sample, mask=seen.fresh(sample).astype("u1").tobytes()))
 
 
@@ -91,7 +102,7 @@ def test_a_row_may_come_task_by_task():
 def test_what_was_read_ahead_and_not_trained_is_read_again(seed, cut, ahead):
     """A state taken while batches are read ahead is that of the trained ones alone."""
     samples = JoinerModel(seed, 15).emit(crashes=2)
-    seen, alone = DuplicateFilter(), DuplicateFilter()
+    seen, alone = Filter(), Filter()
     for i, sample in enumerate(samples[: cut + ahead]):
         seen.begin()
         seen.fresh(sample)

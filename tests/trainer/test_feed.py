@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from schema.codec import TRAINING_SAMPLES
 from tests.trainer.fakes import Clock, FakeLog
-from tests.trainer.make import TASKS, block, config
+from tests.trainer.make import TASKS, block, config, records
 from trainer.entries import Entry, Position, Run
 from trainer.errors import RecoveryError
 from trainer.feed import Feed
@@ -39,7 +39,7 @@ def drain(feed: Feed) -> list[Entry]:
 
 
 def times(entries: list[Entry]) -> list[int]:
-    return [entry.block.event_time for entry in entries if entry.block is not None]
+    return [record.event_time for record in records(entries)]
 
 
 @given(

@@ -11,8 +11,8 @@ from parameter_server.shard import Shard
 from schema.config import Config, OptimizerConfig, ShardConfig
 from schema.records import F32, U64
 from tests.trainer.make import DIM, block, config
-from trainer.entries import Piece, piece
 from trainer.errors import RecoveryError
+from trainer.pieces import Piece, PieceRows, piece
 from trainer.state import TrainerState
 from trainer.step import Computed, Learner
 
@@ -49,7 +49,7 @@ class World:
         return self.shard.pull([(table, ids)])[0]
 
     def compute(self) -> Computed:
-        return self.learner.compute(self.learner.fetch(self.pieces), self.step)
+        return self.learner.compute(self.learner.fetch(PieceRows(self.pieces)), self.step)
 
     def push(self, computed: Computed, scale: float = 1.0) -> None:
         assert computed.gradients is not None
@@ -63,7 +63,7 @@ class World:
         self.push(computed)
 
     def widths(self) -> set[int]:
-        ids = self.learner.prepare(self.pieces).batch.ids[TABLE]
+        ids = self.learner.prepare(PieceRows(self.pieces)).batch.ids[TABLE]
         return {self.shard.row_of(TABLE, int(i)).state.width for i in ids}
 
 
@@ -73,7 +73,7 @@ def test_a_row_that_grows_changes_no_output_and_then_learns(kind: str) -> None:
     for _ in range(GROW_AT - 1):
         world.train()
     before = world.compute()
-    ids = world.learner.prepare(world.pieces).batch.ids[TABLE]
+    ids = world.learner.prepare(PieceRows(world.pieces)).batch.ids[TABLE]
     assert world.widths() == {NARROW}
     assert not world.pull(TABLE, ids)[:, NARROW:].any()
 

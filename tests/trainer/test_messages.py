@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from schema.codec import TRAINING_SAMPLES
 from schema.records import Features, IdColumn, SampleBlock, column
-from tests.trainer.make import TASKS, block, config
-from trainer.entries import Position, Rows, piece
+from tests.trainer.make import TASKS, block, config, records
+from trainer.entries import Position
 from trainer.messages import MessageReader
+from trainer.pieces import PieceRows, piece
 
 READER = MessageReader("samples", config().features, TASKS)
 
@@ -26,22 +27,25 @@ def dense(values: object, context: bytes = b"") -> Features:
 
 
 def test_positions_follow_one_another():
-    entries = READER.entries(2, 9, TRAINING_SAMPLES.encode([block(1), block(2), block(3)]))
+    (whole,) = READER.entries(2, 9, TRAINING_SAMPLES.encode([block(1), block(2), block(3)]))
+    assert (whole.position, whole.following) == ((9, 0), (10, 0))
+    first, rest = whole.split(1)
+    entries = [first, *rest.split(1)]
     assert [e.position for e in entries] == [(9, 0), (9, 1), (9, 2)]
     assert [e.following for e in entries] == [(9, 1), (9, 2), (10, 0)]
-    assert [e.block and e.block.source.offset for e in entries] == [1, 2, 3]
+    assert [r.source.offset for r in records(entries)] == [1, 2, 3]
     assert {e.partition for e in entries} == {2}
 
 
 def test_an_empty_envelope_is_passed():
     (entry,) = READER.entries(0, 3, TRAINING_SAMPLES.encode([]))
-    assert (entry.following, entry.block, entry.dead) == (Position(4), None, None)
+    assert (entry.following, entry.blocks, entry.dead) == (Position(4), None, None)
 
 
 @pytest.mark.parametrize("payload", [None, b"", b"nonsense", TRAINING_SAMPLES.encode([block(1)])[:-2]])
 def test_what_cannot_be_decoded_is_a_dead_letter(payload):
     (entry,) = READER.entries(1, 3, payload)
-    assert entry.block is None
+    assert entry.blocks is None
     assert entry.dead is not None
     assert (entry.dead.topic, entry.dead.partition, entry.dead.offset) == ("samples", 1, 3)
     assert entry.dead.payload == (payload or b"")
@@ -59,13 +63,14 @@ def test_what_cannot_be_decoded_is_a_dead_letter(payload):
         (changed(features=dense([1.0, np.inf, 0.0])), "features.item_dense: one is not finite"),
         (changed(labels=column([[0, 1], [np.nan, 0], [0, 0]], "<f4")), "labels: one is not in 0 to 1"),
         (changed(labels=column([[0, 1], [2, 0], [0, 0]], "<f4")), "labels: one is not in 0 to 1"),
+        (changed(surface=1 << 63), "surface: 9223372036854775808; legal is below"),
     ],
 )
 def test_a_bad_block_is_a_dead_letter_and_its_neighbours_pass(bad, why):
     before, dead, after = READER.entries(0, 5, TRAINING_SAMPLES.encode([block(1), bad, block(2)]))
-    assert before.block == block(1)
-    assert after.block == block(2)
-    assert dead.block is None
+    assert records([before]) == [block(1)]
+    assert records([after]) == [block(2)]
+    assert dead.blocks is None
     assert dead.dead is not None
     assert dead.dead.detail.startswith(why)
     assert (dead.dead.reason, dead.dead.index) == ("block", 1)
@@ -80,11 +85,11 @@ def test_a_label_that_is_masked_may_be_anything():
     assert entry.dead is None
     kept = piece(odd, mask.tobytes())
     assert kept is not None
-    assert Rows([kept]).labels().tolist() == [[1, 1]]
+    assert PieceRows([kept]).labels().tolist() == [[1, 1]]
     half = piece(odd, bytes([0, 0, 1, 0, 0, 0]))
     assert half is not None
-    assert Rows([half]).mask().tolist() == [[1, 0]]
-    assert Rows([half]).labels().tolist() == [[1, 1]], (
+    assert PieceRows([half]).mask().tolist() == [[1, 0]]
+    assert PieceRows([half]).labels().tolist() == [[1, 1]], (
         "what is known stays: a conditional head reads engagement there"
     )
 
@@ -105,11 +110,11 @@ def test_a_piece_has_the_rows_that_are_left(keep, seed):
     if kept is None:
         assert len(rows) == 0
         return
-    assert np.array_equal(Rows([kept]).items(), sample.item_ids()[rows])
-    assert np.array_equal(Rows([kept]).positions(), sample.position_values()[rows])
-    assert np.array_equal(Rows([kept]).labels(), sample.label_matrix()[rows])
-    assert np.array_equal(Rows([kept]).mask(), mask[rows])
-    assert np.array_equal(Rows([kept]).counts(), [len(rows)])
+    assert np.array_equal(PieceRows([kept]).items(), sample.item_ids()[rows])
+    assert kept.positions == sample.position_values()[rows].tobytes()
+    assert np.array_equal(PieceRows([kept]).labels(), sample.label_matrix()[rows])
+    assert np.array_equal(PieceRows([kept]).mask(), mask[rows])
+    assert np.array_equal(PieceRows([kept]).counts(), [len(rows)])
     assert kept.features.fits(len(rows))
     per_row = np.split(ids, np.cumsum(lengths)[:-1])
     want = np.concatenate([per_row[i] for i in rows])

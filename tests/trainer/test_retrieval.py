@@ -26,7 +26,7 @@ from tests.trainer.fakes import Killed
 from tests.trainer.test_loop import stream, world
 from trainer.arrivals import MOST, Arrival, Arrived
 from trainer.engagements import EngagementReader
-from trainer.entries import Piece, piece
+from trainer.pieces import Piece, PieceRows, piece
 from trainer.retrieval import Retrieval
 
 CLUSTERS, EACH = 12, 25
@@ -131,7 +131,7 @@ def test_what_a_batch_says():
     config = make.config(retrieval=make.RETRIEVAL)
     blocks = [make.block(offset, user=offset) for offset in range(4)]
     pieces = [p for b in blocks if (p := piece(b, b.mask))]
-    read = EngagementReader(config, config.retrieval).read(pieces)
+    read = EngagementReader(config, config.retrieval).read(PieceRows(pieces))
     clicked = [b.item_ids()[b.label_matrix()[:, 0] > 0].tolist() for b in blocks]
     active = [i for i, items in enumerate(clicked) if items]
     assert read.engaged.tolist() == [item for i in active for item in clicked[i]]
@@ -149,7 +149,7 @@ def test_a_batch_without_engagements_places_its_items_and_teaches_nothing():
     retrieval = Retrieval(config, config.retrieval)
     sample = msgspec.structs.replace(make.block(0), labels=column(np.zeros((3, 2)), "<f4"))
     only = piece(sample, sample.mask)
-    wanted = retrieval.prepare([only], 1, Arrived())
+    wanted = retrieval.prepare(PieceRows([only]), 1, Arrived())
     rows = np.zeros((len(wanted.parts.ids), make.DIM), np.float32)
     assert retrieval.learn(wanted, rows) is None
     assert sorted(retrieval.learner.structure.item_ids().tolist()) == sorted(sample.item_ids().tolist())
@@ -160,7 +160,7 @@ def test_rows_that_are_not_finite_teach_nothing():
     config = make.config(retrieval=make.RETRIEVAL)
     retrieval = Retrieval(config, config.retrieval)
     sample = msgspec.structs.replace(make.block(0), labels=column(np.ones((3, 2)), "<f4"))
-    wanted = retrieval.prepare([piece(sample, sample.mask)], 1, Arrived())
+    wanted = retrieval.prepare(PieceRows([piece(sample, sample.mask)]), 1, Arrived())
     rows = np.full((len(wanted.parts.ids), make.DIM), np.nan, np.float32)
     assert retrieval.learn(wanted, rows) is None
     assert all(p.grad is None for p in retrieval.module.parameters())
@@ -173,8 +173,8 @@ class Tastes:
         self._rng = np.random.default_rng(5)
         self._popular = self._rng.permutation(CLUSTERS * EACH)
 
-    def batch(self, requests: int) -> list[Piece]:
-        return [self._request() for _ in range(requests)]
+    def batch(self, requests: int) -> PieceRows:
+        return PieceRows([self._request() for _ in range(requests)])
 
     def _request(self) -> Piece:
         rng = self._rng

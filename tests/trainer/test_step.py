@@ -11,7 +11,7 @@ from models.batch import Collator
 from models.mmoe import MMoE
 from tests.trainer.fakes import Clock, FakeServer, Killer, first_vectors
 from tests.trainer.make import DIM, TASKS, block, config
-from trainer.entries import Piece, Rows, piece
+from trainer.pieces import Piece, PieceRows, piece
 from trainer.step import Learner
 
 
@@ -26,7 +26,7 @@ def test_a_step_equals_torch_by_hand():
     settings = config(learning_rate=0.01)
     learner = Learner(settings, FakeServer(Killer(), Clock()))
     rows = pieces()
-    labels, mask = Rows(rows).labels(), Rows(rows).mask()
+    labels, mask = PieceRows(rows).labels(), PieceRows(rows).mask()
 
     oracle = MMoE(settings.model, settings.features, len(TASKS), DIM)
     oracle.load_state_dict(learner.model.state_dict())
@@ -40,7 +40,7 @@ def test_a_step_equals_torch_by_hand():
     (losses * torch.from_numpy(mask)).sum().div(6).backward()
     optimizer.step()
 
-    computed = learner.compute(learner.fetch(rows), 1)
+    computed = learner.compute(learner.fetch(PieceRows(rows)), 1)
     learner.apply(6)
     assert computed.gradients is not None
     ids, gradients = computed.gradients["embedding"]
@@ -56,9 +56,9 @@ def test_a_step_equals_torch_by_hand():
 def test_a_rows_gradient_does_not_depend_on_its_company():
     learner = Learner(config(), FakeServer(Killer(), Clock()))
     first, second = pieces()
-    alone = learner.compute(learner.fetch([first]), 1).gradients
+    alone = learner.compute(learner.fetch(PieceRows([first])), 1).gradients
     silent = msgspec.structs.replace(second, mask=bytes(len(second.mask)))
-    both = learner.compute(learner.fetch([first, silent]), 1).gradients
+    both = learner.compute(learner.fetch(PieceRows([first, silent])), 1).gradients
     assert alone is not None
     assert both is not None
     found = dict(zip(both["embedding"][0].tolist(), both["embedding"][1], strict=True))
@@ -70,7 +70,7 @@ def test_computing_changes_no_parameter():
     learner = Learner(config(), FakeServer(Killer(), Clock()))
     before = [p.detach().clone() for p in learner.model.parameters()]
     rows = pieces()[:1]
-    learner.compute(learner.fetch(rows), 1)
+    learner.compute(learner.fetch(PieceRows(rows)), 1)
     assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
 
 
@@ -79,7 +79,7 @@ def test_not_finite_gradients_are_refused():
     (rows, _) = pieces()
     with torch.no_grad():
         next(learner.model.parameters()).fill_(float("nan"))
-    assert learner.compute(learner.fetch([rows]), 1).gradients is None
+    assert learner.compute(learner.fetch(PieceRows([rows])), 1).gradients is None
 
 
 def test_the_seed_decides_the_first_parameters():

@@ -1,0 +1,64 @@
+"""Reads messages into blocks, many at once. Knows the wire's form, not where messages come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from schema.codec import TRAINING_SAMPLES, envelope_body
+from schema.records import SampleBlock
+from trainer.columns import kernels
+from trainer.columns import layout as at_
+from trainer.columns.blocks import Blocks
+from trainer.columns.layout import Form
+
+
+def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = False) -> list[Blocks | None]:
+    """The blocks of each message; None for one that has to be left to the codec.
+
+    Args:
+        form: what blocks have to be.
+        bodies: what follows the messages' checksums.
+        any_text: whether texts that are not ASCII are known to be sound.
+    """
+    data = np.frombuffer(b"".join(bodies), "u1")
+    bounds = np.zeros(len(bodies) + 1, np.int64)
+    np.cumsum([len(body) for body in bodies], out=bounds[1:])
+    room = kernels.promised(data, bounds)
+    table = np.empty((room, at_.FIELDS), np.int64)
+    slots = np.zeros((room, len(form.numbers), at_.SLOT_FIELDS), np.int64)
+    counts = np.empty(len(bodies), np.int64)
+    kernels.walk(
+        data,
+        bounds,
+        form.numbers,
+        form.contexts,
+        form.tasks,
+        form.task_count,
+        form.context_dense,
+        form.item_dense,
+        any_text,
+        table,
+        slots,
+        counts,
+    )
+    whole, found, start = Blocks(form, data, table, slots), [], 0
+    for count in counts.tolist():
+        found.append(None if count < 0 else whole.part(start, start + count))
+        start += max(0, count)
+    return found
+
+
+def encoded(form: Form, blocks: Sequence[SampleBlock]) -> Blocks:
+    """Sound `blocks`, whose numbers are below 2 ** 63, in columns."""
+    (found,) = read(form, [envelope_body(TRAINING_SAMPLES.encode(blocks))], any_text=True)
+    assert found is not None, "a sound block was not read"  # noqa: S101 - the codec writes what is read here
+    return found
+
+
+def replaced(single: Blocks, record: SampleBlock) -> Blocks:
+    """One block with the content of `record`, emitted when `single` was."""
+    found = encoded(single.form, [record])
+    found.table[0, at_.JOINED_AT] = single.table[0, at_.JOINED_AT]
+    return found
