@@ -7,6 +7,7 @@ given the same batches and rows in the same order it becomes the same, bit for b
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec

@@ -9,19 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.records import SampleBlock
-from tests.trainer.make import FORM, JoinerModel, block, pairs_of
-from trainer.columns.scan import encoded
-from trainer.dedup import DuplicateFilter, PartitionSeen
-
-
-class Filter(DuplicateFilter):
-    def fresh(self, sample: SampleBlock) -> np.ndarray:
-        """1 where a pair was not had before, shape (n, T)."""
-        fresh = self.take(encoded(FORM, [sample])).get(0)
-        known = sample.mask_matrix().astype(bool)
-        if fresh is None:
-            return known.astype(np.uint8)
-        return np.frombuffer(fresh, "u1").reshape(known.shape)
+from tests.filtered import Filter
+from tests.trainer.make import JoinerModel, block, pairs_of
+from trainer.dedup import PartitionSeen
 
 
 def opened() -> Filter:
