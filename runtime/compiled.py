@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 
 from numba import njit, types
 
+from runtime import kernel_cache
+
 U64: Final[Any] = types.uint64
 I64: Final[Any] = types.int64
 I32: Final[Any] = types.int32
@@ -22,6 +24,8 @@ U32: Final[Any] = types.uint32
 U8: Final[Any] = types.uint8
 BOOL: Final[Any] = types.boolean
 VOID: Final[Any] = types.void
+
+kernel_cache.install()
 
 F = TypeVar("F", bound=Callable[..., Any])
 

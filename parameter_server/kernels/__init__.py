@@ -2,6 +2,4 @@
 
 Every kernel has one explicit signature, so that it is compiled once, at import, and then comes from the
 on-disk cache, which processes that start together fill together. Inputs may be read-only.
-numba's cache looks at a kernel's own file only: after an edit of `hashing.py` or `prefetch.py`, remove
-`kernels/__pycache__`.
 """
