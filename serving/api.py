@@ -1,12 +1,13 @@
 """The HTTP face of a replica. Endpoints are plain functions: they compute, so they run in the thread pool.
 
+Only probes are answered in the loop: no thread may be free for a while, and they must not wait for one.
 A sound request for a feed does not come that far: `serving.shortcut` answers it.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -91,7 +92,7 @@ def create_app(replica: Replica) -> FastAPI:
     )
     app.add_api_route("/v1/sync", api.sync, methods=["POST"], responses=_ERRORS)
     app.add_api_route("/v1/sync/settings", api.sync_settings, methods=["POST"], responses=_ERRORS)
-    routes: dict[str, Callable[..., Response]] = {
+    routes: dict[str, Callable[..., Response | Awaitable[Response]]] = {
         "/healthz": ops.healthz,
         "/readyz": ops.readyz,
         "/metrics": ops.metrics,
@@ -219,11 +220,11 @@ class _Ops:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
 
-    def healthz(self) -> Response:
+    async def healthz(self) -> Response:
         """Whether the process answers."""
         return PlainTextResponse("ok\n")
 
-    def readyz(self) -> Response:
+    async def readyz(self) -> Response:
         """Whether feeds should be asked for here; if not, why."""
         because = self._replica.unready()
         if because is None:

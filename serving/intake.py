@@ -64,7 +64,8 @@ class Intake:
         self.candidates = Candidates()
         self._weights = _action_weights(config)
         self._refreshed_at = self._turn = 0
-        self._changed = False
+        # a memory may have given back what was popular
+        self._changed = True
 
     def take(self, messages: Iterable[tuple[Stream, bytes | None]], now: int) -> None:
         """Learn from `messages`, in order; what cannot be read is counted and skipped.

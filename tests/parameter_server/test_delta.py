@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,6 +85,14 @@ def test_a_delta_carries_only_what_changed() -> None:
     assert [(t.clock, t.trainer, t.step, t.completed_at.tolist()) for t in delta.traces] == [
         (delta.from_clock + 1, "trainer", 99, [8])
     ]
+
+
+def test_who_asks_for_row_counts_waits_for_no_round() -> None:
+    shard = pushed()
+    replica = ReplicaTables(shard.config)
+    with ThreadPoolExecutor(1) as pool:
+        replica.apply([fetch(shard, replica)], prepare=lambda _: pool.submit(replica.row_counts).result(10))
+    assert_equal([shard], replica)
 
 
 def test_an_id_that_was_removed_and_came_back_survives() -> None:

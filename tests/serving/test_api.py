@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import msgspec
 import pytest
+from anyio import to_thread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -320,6 +321,34 @@ def test_metrics_and_openapi(stage):
         assert name in page
     paths = stage.get("/openapi.json").json()["paths"]
     assert {"/v1/feed", "/v1/actions", "/v1/items", "/v1/users", "/readyz"} <= paths.keys()
+
+
+def test_probes_are_answered_while_every_thread_waits_for_a_round(stage):
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def slow():
+        entered.release()
+        release.wait(10)
+
+    stage.replica.sync.run_round = slow
+
+    async def ask():
+        threads = int(to_thread.current_default_thread_limiter().total_tokens)
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(stage.app), base_url="http://replica", timeout=10
+        ) as client:
+            syncs = [asyncio.create_task(client.post("/v1/sync")) for _ in range(threads)]
+            with ThreadPoolExecutor(1) as pool:
+                for _ in syncs:
+                    await asyncio.get_running_loop().run_in_executor(pool, entered.acquire)
+            try:
+                async with asyncio.timeout(5):
+                    return [(await client.get(path)).status_code for path in ("/healthz", "/readyz")]
+            finally:
+                release.set()
+                await asyncio.gather(*syncs)
+
+    assert asyncio.run(ask()) == [200, 200]
 
 
 def test_the_rounds_can_be_paused_and_made_rarer(stage):

@@ -41,6 +41,14 @@ def test_candidates_follow_within_a_second_also_without_further_messages(intake)
     assert set(intake.candidates.items) == {1, 2}
 
 
+def test_what_was_popular_before_a_restart_is_a_candidate_without_any_message(intake):
+    before = Intake(CONFIG, FeatureBuilder(CONFIG.features))
+    before.take([message(did(7, "click", 3))], NOW)
+    intake.popularity.restore(before.popularity.state())
+    intake.take([], NOW + 5)
+    assert intake.candidates.items == (3,)
+
+
 def test_actions_of_no_task_are_not_popular_but_may_be_in_a_history(intake):
     intake.take([message(did(7, "share", 5)), message(did(7, "long_view", 6))], NOW)
     assert intake.candidates.items == (6,)
