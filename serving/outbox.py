@@ -79,6 +79,8 @@ class Outbox(Generic[R]):
         self._held = 0
         self._offered = 0
         self._attempts = 0
+        # so many of the oldest records go one by one, to find out which it is that fails
+        self._singly = 0
         self._changed = threading.Condition()
         self._sender: Sender[R] | None = None
         self._stopping = False
@@ -164,41 +166,42 @@ class Outbox(Generic[R]):
 
     def _oldest(self) -> list[R]:
         """What is to be delivered next, which stays where it is until it has been."""
+        most = 1 if self._singly else _BATCH
         if self._spool:
-            return self._spool.oldest()
+            return self._spool.oldest(most)
         with self._changed:
-            # after a failure one by one, to find out which record it is that fails
-            return list(islice(self._waiting, 1 if self._attempts else _BATCH))
+            return list(islice(self._waiting, most))
 
     def _deliver(self, batch: list[R]) -> None:
         assert self._sender is not None  # noqa: S101 - _run opens one first
-        from_disk = bool(self._spool)
         try:
             for record in batch:
                 self._sender.send(record)
             self._sender.flush(self._within(_FLUSH_SECONDS))
         except PlumbingError as error:
-            self._failed(batch, error, from_disk=from_disk)
+            self._failed(batch, error)
         else:
-            self._attempts = 0
-            self._forget(batch, from_disk=from_disk)
+            self._forget(batch)
 
-    def _failed(self, batch: list[R], error: PlumbingError, *, from_disk: bool) -> None:
+    def _failed(self, batch: list[R], error: PlumbingError) -> None:
         """Go on with another producer; what fails time and again, with a broker that answers, is given up."""
         self._attempts += 1
+        self._singly = self._singly or len(batch)
         _log.warning("%s: %d records are not delivered (%s)", self._name, len(batch), error)
         self._close()
         if self._attempts >= _ATTEMPTS:
             _DROPPED.labels(self._name).inc(len(batch))
             _log.error("%s: %d records are lost: %s", self._name, len(batch), error)
-            self._attempts = 0
-            self._forget(batch, from_disk=from_disk)
+            self._forget(batch)
         elif self._attempts > 1:
             self._pause(_RETRY_SECONDS)
 
-    def _forget(self, batch: list[R], *, from_disk: bool) -> None:
-        if from_disk and self._spool is not None:
-            self._spool.drop_oldest()
+    def _forget(self, batch: list[R]) -> None:
+        """Let go of what was the oldest."""
+        self._attempts = 0
+        self._singly = max(0, self._singly - len(batch))
+        if self._spool:
+            self._spool.drop(len(batch))
         else:
             self._let_go(len(batch))
 

@@ -38,6 +38,8 @@ class Spool(Generic[R]):
         self._files = sorted(folder.glob(f"*{_SUFFIX}"))
         self._bytes = sum(file.stat().st_size for file in self._files)
         self._next = 1 + max((int(file.stem) for file in self._files), default=0)
+        # what is left of the oldest batch, once it is read
+        self._oldest: list[R] = []
 
     def __len__(self) -> int:
         return len(self._files)
@@ -65,20 +67,22 @@ class Spool(Generic[R]):
         self._files.append(file)
         return True
 
-    def oldest(self) -> list[R]:
-        """The records of the oldest batch, none if there is no batch. One that is damaged is put aside."""
-        while self._files:
+    def oldest(self, most: int) -> list[R]:
+        """At most `most` of the oldest records, none if there is none. A damaged batch is put aside."""
+        while self._files and not self._oldest:
             try:
-                return self._codec.decode(self._files[0].read_bytes())
+                self._oldest = self._codec.decode(self._files[0].read_bytes())
             except InvalidMessage as error:
                 _log.error("%s is damaged (%s) and put aside", self._files[0], error)
                 self._take().rename(self._folder / f"{self._next:012d}{_DAMAGED}")
                 self._next += 1
-        return []
+        return self._oldest[:most]
 
-    def drop_oldest(self) -> None:
-        """Forget the oldest batch: it has been delivered."""
-        self._take().unlink()
+    def drop(self, count: int) -> None:
+        """Forget the `count` oldest records, which `oldest` gave: they have been delivered."""
+        del self._oldest[:count]
+        if not self._oldest:
+            self._take().unlink()
 
     def _take(self) -> Path:
         file = self._files.pop(0)
