@@ -35,11 +35,12 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one ranking needs, all of one round. `model` is None until dense weights have come."""
+    """What ranking or retrieval needs, all of one round. `model` is None until dense weights have come."""
 
     version: ModelVersion
     model: MMoE | None
     embeddings: dict[str, Tensor]
+    retrieval: Served | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +115,12 @@ class Parameters:
     def read(self, ids: Mapping[str, U64]) -> Reading:
         """The vectors of `ids`, by table, and the model of the same round."""
         with self._tables.reading() as lookup:
-            dense = self._dense
+            dense, retrieval = self._dense, self._retrieval
             rows = {table: lookup(table, wanted) for table, wanted in ids.items()}
             shards = tuple(self._tables.position(shard) or _NOWHERE for shard in self._shards)
         embeddings = {table: torch.from_numpy(found) for table, found in rows.items()}
-        return Reading(
-            ModelVersion(dense.version if dense else 0, shards), dense.model if dense else None, embeddings
-        )
+        version = ModelVersion(dense.version if dense else 0, shards)
+        return Reading(version, dense.model if dense else None, embeddings, retrieval)
 
     def row_counts(self) -> dict[str, int]:
         """How many rows each table has."""

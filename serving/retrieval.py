@@ -15,6 +15,7 @@ from schema.config import Config, RetrievalConfig
 from schema.ids import feature_id
 from schema.records import F32
 from serving.parameters import Parameters
+from serving.structure import Served
 
 _SECONDS: Final = Histogram(
     "headwater_retrieval_seconds",
@@ -42,11 +43,11 @@ class Retriever:
 
     def find(self, user_id: int, histories: Mapping[str, Sequence[int]], count: int) -> list[int]:
         """At most `count` items, the best first; none while there is no structure to look in."""
-        served = self._parameters.retrieval
+        start, config = time.perf_counter(), self._config
+        served, own = self._served(user_id)
         if served is None or not len(served.learned.view.items):
             return []
-        start, config = time.perf_counter(), self._config
-        user = served.user(histories[config.history], self._own_vector(user_id))
+        user = served.user(histories[config.history], own)
         found = retrieve(
             served.learned.beam,
             served.postings,
@@ -73,10 +74,11 @@ class Retriever:
             "seconds": {"p50": p50, "p99": p99},
         }
 
-    def _own_vector(self, user_id: int) -> F32 | None:
+    def _served(self, user_id: int) -> tuple[Served | None, F32 | None]:
+        """What is served, and the user's own vector of the same round, where it is configured."""
         if self._own is None:
-            return None
+            return self._parameters.retrieval, None
         table = self._config.table
-        ids = np.array([feature_id(self._own, user_id)], np.uint64)
-        own: F32 = self._parameters.read({table: ids}).embeddings[table].numpy()[0, :-1]
-        return own
+        reading = self._parameters.read({table: np.array([feature_id(self._own, user_id)], np.uint64)})
+        own: F32 = reading.embeddings[table].numpy()[0, :-1]
+        return reading.retrieval, own

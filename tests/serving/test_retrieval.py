@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models.dense import PayloadError
+from models.retrieval.beam import retrieve
 from models.retrieval.delta import StructureError
 from models.retrieval.shipping import RETRIEVAL, STRUCTURE
 from parameter_server.dense import DenseVersion
@@ -275,6 +276,32 @@ def test_what_is_retrieved_are_the_best_by_brute_force_where_the_beam_covers_eve
         vectors = torch.from_numpy(served.reranker.vectors[[0, 5]])
         wanted = trainer.retrieval.module.users(vectors, torch.zeros(1, dtype=torch.int64))
     np.testing.assert_allclose(user, wanted.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_user_s_own_vector_is_of_the_round_of_what_it_is_searched_with(monkeypatch):
+    retrieval = msgspec.structs.replace(RETRIEVED, user_id=True)
+    stage = Stage(msgspec.structs.replace(CONFIG, retrieval=retrieval))
+    stage.learn(*[item(i) for i in ITEMS])
+    trainer = Trainer(stage, Retrieval(stage.replica.config, retrieval))
+    trainer.place(*ITEMS)
+    trainer.publish()
+    stage.replica.sync.run_round()
+    parameters, searched = stage.replica.parameters, []
+    read = parameters.read
+
+    def read_after_a_round(ids):
+        trainer.publish()
+        stage.replica.sync.run_round()
+        return read(ids)
+
+    def noted(weights, *rest, **more):
+        searched.append(weights)
+        return retrieve(weights, *rest, **more)
+
+    monkeypatch.setattr(parameters, "read", read_after_a_round)
+    monkeypatch.setattr("serving.retrieval.retrieve", noted)
+    assert stage.replica.retriever.find(7, stage.intake.histories.of(7), 5)
+    assert searched[0] is parameters.retrieval.learned.beam
 
 
 def test_without_a_structure_feeds_are_popular_and_recent_items():
