@@ -59,11 +59,6 @@ class CuckooIndex:
         """The ids over the slots that there are, or will be once a change of size is through."""
         return self._count / len(self.view.new)
 
-    @property
-    def bytes(self) -> int:
-        """The size of the slots."""
-        return self.view.old.nbytes + self.view.new.nbytes
-
     def find(self, records: U64, wanted: U64) -> I64:
         """The row of each id of `wanted` (n,), -1 where absent; never -1 for one that is there throughout."""
         hashes, rows = np.empty(len(wanted), np.uint64), np.empty(len(wanted), np.int64)

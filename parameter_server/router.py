@@ -33,11 +33,6 @@ def bucket_of(ids: U64) -> I64:
     return buckets
 
 
-def bucket_range(shard: int, shards: int) -> range:
-    """The buckets of `shard` of `shards`: contiguous, and as equal in number as they can be."""
-    return range(-(-shard * BUCKETS // shards), -(-(shard + 1) * BUCKETS // shards))
-
-
 def shard_of(ids: U64, shards: int) -> I64:
     """The shard of each id, shape (n,).
 

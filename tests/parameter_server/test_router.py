@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parameter_server.router import BUCKETS, bucket_of, bucket_range, shard_of, split
+from parameter_server.router import BUCKETS, bucket_of, shard_of, split
 from schema.ids import feature_id
+
+
+def bucket_range(shard: int, shards: int) -> range:
+    """The buckets of `shard` of `shards`: contiguous, and as equal in number as they can be."""
+    return range(-(-shard * BUCKETS // shards), -(-(shard + 1) * BUCKETS // shards))
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 5, 7, 1000, 1024])
