@@ -27,6 +27,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from harness import Benchmark
+from prometheus_client import REGISTRY
 from recovery_parts.deployment import Deployment
 from recovery_parts.kills import after_a_shard, after_the_trainer
 from recovery_parts.stream import Mix, Stream
@@ -50,7 +51,7 @@ class Round:
 
     def __init__(self, deployment: Deployment, trainer: Trainer, stream: Stream) -> None:
         self._deployment, self._trainer, self._stream = deployment, trainer, stream
-        self._rows, self._files = deployment.rows(), deployment.files()
+        self._rows, self._files, self._phases = deployment.rows(), deployment.files(), _phases()
         self.points: list[dict[str, float]] = []
 
     def train(self, rows: int, *, with_point: bool = False) -> tuple[float, float]:
@@ -77,7 +78,7 @@ class Round:
     def _note(self, seconds: float) -> None:
         """What the newest point was of."""
         deployment = self._deployment
-        rows, files = deployment.rows(), deployment.files()
+        rows, files, phases = deployment.rows(), deployment.files(), _phases()
         written, changes = deployment.written_rows()
         self.points.append(
             {
@@ -86,10 +87,18 @@ class Round:
                 "new_rows": rows - self._rows,
                 "mebibytes": sum(files[inode] for inode in files.keys() - self._files.keys()) / (1 << 20),
                 "seconds_to_make": seconds,
+                **{name: phases[name] - self._phases[name] for name in phases},
             }
         )
-        self._rows, self._files = rows, files
+        self._rows, self._files, self._phases = rows, files, phases
         deployment.forget_read()
+
+
+def _phases() -> dict[str, float]:
+    """Seconds that points have taken so far: the shards' sum, training that waited, and writing beside it."""
+    name = "headwater_trainer_recovery_point_seconds_sum"
+    names = {"shard": "shards_seconds", "cut": "stop_seconds", "write": "write_seconds"}
+    return {said: REGISTRY.get_sample_value(name, {"phase": phase}) or 0.0 for phase, said in names.items()}
 
 
 def main(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from parameter_server.errors import ParameterServerError
 from trainer import telemetry
@@ -27,6 +27,9 @@ from trainer.retrieval import Mark
 from trainer.shards import Shards
 
 _log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _WAIT_SECONDS: Final = 600.0
 """Longer than any checkpoint that the client does not give up on."""
@@ -153,7 +156,7 @@ class PointMaker:
                 self._draft.pushes.append(self._last.record())
             name = self._shards.point_name(self._draft.number)
             self._saving = [
-                self._executor.submit(self._shards.checkpoint, shard, name)
+                self._executor.submit(_timed("shard", self._shards.checkpoint), shard, name)
                 for shard in range(self._shards.count)
             ]
 
@@ -163,10 +166,12 @@ class PointMaker:
             places = tuple(saving.result() for saving in self._saving)
             self._shards.check([place.epoch for place in places])
             since = self._mark if self._store.may_be_followed() else None
-            journal, cut, name = self._store.cut(), self._cut(since), self._shards.point_name(draft.number)
+            journal, cut = self._store.cut(), _timed("cut", self._cut)(since)
+            name = self._shards.point_name(draft.number)
             self._next_mark = cut.mark
             self.changed = False
-            self._writing = self._executor.submit(self._store.commit, draft, cut, journal, name, places)
+            commit = _timed("write", self._store.commit)
+            self._writing = self._executor.submit(commit, draft, cut, journal, name, places)
 
     def _written(self, writing: Future[Manifest]) -> None:
         with self._giving_up():
@@ -199,3 +204,13 @@ class PointMaker:
         answers, self._answers = self._answers, []
         for answer in answers:
             answer.set_exception(error)
+
+
+def _timed(phase: str, work: Callable[P, T]) -> Callable[P, T]:
+    """`work`, whose time is that of a phase of a point."""
+
+    def timed(*args: P.args, **more: P.kwargs) -> T:
+        with telemetry.POINT_SECONDS.labels(phase).time():
+            return work(*args, **more)
+
+    return timed

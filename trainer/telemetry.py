@@ -24,6 +24,12 @@ STEP_SECONDS: Final = Histogram(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30),
 )
 HELD: Final = Gauge("headwater_trainer_guard_holds", "1 while the guard lets nothing be published.")
+POINT_SECONDS: Final = Histogram(
+    "headwater_trainer_recovery_point_seconds",
+    "Time of a recovery point by phase: shard (each one's checkpoint), cut (training waits), write.",
+    ["phase"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 120),
+)
 _LAG: Final = Gauge("headwater_trainer_lag_messages", "Messages of the samples topic not trained yet.")
 _METRICS: Final = ("auc", "normalised_entropy", "calibration")
 _QUALITY: Final = {
