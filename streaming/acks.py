@@ -59,11 +59,12 @@ class OffsetTracker:
 
     def resolve_all(self, offsets: Sequence[int]) -> None:
         """As `resolve` for each."""
+        left = self._left
         for offset in offsets:
-            left = self._left[offset] - 1
-            if left < 0:
+            rest = left[offset] - 1
+            if rest < 0:
                 raise AssertionError(f"offset {offset} was resolved more often than it has records")
-            self._left[offset] = left
+            left[offset] = rest
 
     def join(self, first: int, last: int) -> None:
         """Acknowledge the messages `first` to `last` together or not at all.

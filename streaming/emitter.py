@@ -35,7 +35,7 @@ class Emitter:
         self.emitted: list[Emission | Whole | Request] = []
         self._number = number
         self._tasks = len(rules.tasks)
-        self._sampler = sampler
+        self._sampler, self._sampled = sampler, sampler.active
         self._store = store
         self._counts = counts
         self._late: dict[tuple[str, int], int] = {}
@@ -77,15 +77,16 @@ class Emitter:
 
     def close(self, request: Request) -> None:
         """Everything that was not said of `request` before; rows that sampling drops are left out."""
-        mask = cells.every(len(request), self._tasks) & ~request.spoken
-        if not (request.spoken or self._sampler.active) and len(request) <= ROWS_AT_MOST:
-            request.spoken = mask
+        rows = len(request)
+        every = cells.every(rows, self._tasks)
+        if not (request.spoken or self._sampled) and rows <= ROWS_AT_MOST:
+            request.spoken = every
             request.in_flight += 1
-            self.emitted.append(Whole(request, self._packed(request), request.hits))
-            self.emitted.append(request)
+            self.emitted.append(Whole(request, request.packed or self._packed(request), request.hits))
             return
+        mask = every & ~request.spoken
         head = unpacked(self._packed(request))
-        if self._sampler.active:
+        if self._sampled:
             mask &= ~self._dropped(request, head)
         if mask:
             request.spoken |= mask

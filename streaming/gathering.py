@@ -85,31 +85,37 @@ class Gathering:
 
     def enter(self, requests: Sequence[Request]) -> None:
         """Take these over, none of which is here; one that does not fit stays without a slot."""
-        named = [(request.request_id.encode(), request) for request in requests]
-        named = [
-            (name, r) for name, r in named if len(name) <= table.ID_BYTES and len(r) <= self._rows_at_most
-        ]
-        if not named:
+        if not requests:
             return
-        self._make_room(len(named), max(len(request) for _, request in named))
-        entries, end = [], 0
-        for name, request in named:
-            request.slot = self._free.pop()
-            end += len(name)
-            entries.append((request.slot, end, len(request), request.event_time + self._reach))
+        names = [request.request_id.encode() for request in requests]
+        rows = [len(request.items) // 8 for request in requests]
+        if max(map(len, names)) > table.ID_BYTES or max(rows) > self._rows_at_most:
+            self.enter([r for r, name in zip(requests, names, strict=True) if self._fits(r, name)])
+            return
+        self._make_room(len(requests), max(rows))
+        slots = [self._free.pop() for _ in requests]
+        entries = np.empty((len(requests), table.ENTRY), np.int64)
+        entries[:, table.SLOT] = slots
+        entries[:, table.ID_END] = np.cumsum([len(name) for name in names])
+        entries[:, table.SHOWN] = rows
+        entries[:, table.COUNTS_UNTIL] = [request.event_time for request in requests]
+        entries[:, table.COUNTS_UNTIL] += self._reach
         put = table.enter(
-            np.frombuffer(b"".join([name for name, _ in named]), np.uint8),
-            np.frombuffer(b"".join([request.items for _, request in named]), np.int64),
-            np.array(entries, np.int64),
-            self._index, self._slots, self._ids, self._items, self._hits,
+            np.frombuffer(b"".join(names), np.uint8),
+            np.frombuffer(b"".join([request.items for request in requests]), np.int64),
+            entries, self._index, self._slots, self._ids, self._items, self._hits,
         )  # fmt: skip
-        if put != len(named):
-            raise AssertionError(f"request {named[put][0]!r} has entered before")
-        for _, request in named:
-            if request.hits or request.last_action >= 0:
+        if put != len(requests):
+            raise AssertionError(f"request {requests[put].request_id!r} has entered before")
+        for request, slot in zip(requests, slots, strict=True):
+            request.slot = slot
+            if request.last_action >= 0 or request.hits:
                 said = request.hits.to_bytes(8 * self._hits.shape[1], "little")
-                self._hits[request.slot] = np.frombuffer(said, np.uint64)
-                self._slots[request.slot, table.LAST] = request.last_action
+                self._hits[slot] = np.frombuffer(said, np.uint64)
+                self._slots[slot, table.LAST] = request.last_action
+
+    def _fits(self, request: Request, name: bytes) -> bool:
+        return len(name) <= table.ID_BYTES and len(request) <= self._rows_at_most
 
     def leave(self, requests: Sequence[Request]) -> None:
         """Give these back, each of which has a slot, with what has come of them."""

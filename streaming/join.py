@@ -7,10 +7,10 @@ was emitted takes that back.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 from streaming.attach import Attacher
+from streaming.closing import Closing
 from streaming.counts import Counts
 from streaming.emitter import Emitter
 from streaming.gathering import Gathering, Heard
@@ -53,7 +53,7 @@ class Join:
         self.waiting = Waiting(rules.window)
         self.parked = Parked(store, rules.reach)
         self.open_requests = 0
-        self._rules = rules
+        self._window, self._open_limit, self._early = rules.window, rules.open_limit, rules.early
         self._kinds, self._makes_late = rules.kinds, rules.makes_late
         self._gathering = Gathering(rules)
         self._to_gather: list[Request] = []
@@ -61,8 +61,7 @@ class Join:
         self._store = store
         self._counts = counts
         self._requests: dict[str, Request] = {}
-        self._closing: list[tuple[int, int, Request]] = []
-        self._ticket = 0
+        self._closing = Closing()
         self._closed_below = 0
         self._meanwhile: set[str] = set()
 
@@ -76,7 +75,7 @@ class Join:
         states = self._store.states([head.request_id for _, head, _ in logs])
         for (packed, head, index), state in zip(logs, states, strict=True):
             known = self._requests.get(head.request_id)
-            first = known or state
+            first = state if known is None else known
             if first is not None and (first.offset, first.index) != (offset, index):
                 doubled.append(first.offset)
             elif known is not None:  # an action has found it on disk before its log was read again
@@ -128,15 +127,9 @@ class Join:
             return
         while not self.store_behind and (over := self.waiting.take_first(watermark)):
             self._set_aside(over)
-        over_now = []
-        while self._closing and self._closing[0][0] < watermark:
-            request = heapq.heappop(self._closing)[2]
-            if request.due:
-                over_now.append(request)
-        if over_now:
-            self._stop_gathering(over_now)
-            for request in over_now:
-                self._close(request)
+        closing = self._closing.take(watermark)
+        if closing:
+            self._close([request for request in closing if request.due])
         if self.parked and not self.store_behind:
             for arrival in self.parked.expire(watermark):
                 self._attacher.give_up(arrival)
@@ -151,7 +144,7 @@ class Join:
             Of each duplicate among the open requests, the offset of the log that came first and its own.
         """
         self.held, self._closed_below, doubled = False, closed_below, []
-        for request in sorted((r for _, _, r in self._closing), key=lambda r: r.offset):
+        for request in sorted(self._closing, key=lambda r: r.offset):
             state = self._store.state(request.request_id)
             if state is not None and (state.offset, state.index) != (request.offset, request.index):
                 self._forget(request)
@@ -197,10 +190,14 @@ class Join:
             return 0
         return low if self.parked.low is None else min(low, self.parked.low)
 
-    def delivered(self, request: Request) -> None:
-        """The broker has one more emission of `request`."""
-        request.in_flight -= 1
-        self._settle(request)
+    def delivered(self, *requests: Request) -> None:
+        """The broker has one more emission of each of `requests`."""
+        done = []
+        for request in requests:
+            request.in_flight -= 1
+            if not (request.in_flight or request.due):
+                done.append(request)
+        self._settle(done)
 
     def _forget(self, duplicate: Request) -> None:
         del self._requests[duplicate.request_id]
@@ -218,7 +215,7 @@ class Join:
         if self.waiting:
             for arrival in self.waiting.take(request.request_id):
                 self._attach(request, arrival)
-        if request.open and not request.spoken and not self._rules.early:
+        if request.open and not request.spoken and not self._early:
             self._to_gather.append(request)
 
     def _start_gathering(self) -> None:
@@ -227,18 +224,13 @@ class Join:
             self._gathering.enter(self._to_gather)
             self._to_gather = []
 
-    def _stop_gathering(self, requests: Sequence[Request]) -> None:
-        self._gathering.leave([request for request in requests if request.slot >= 0])
-
     def _admit(self, request: Request, state: State | None) -> None:
         if state is not None:  # an earlier owner had it, and emitted this much
             request.resume(state)
         self._requests[request.request_id] = request
-        self._ticket += 1
-        close_at = request.event_time + self._rules.window
-        heapq.heappush(self._closing, (close_at, self._ticket, request))
+        self._closing.add(request, request.event_time + self._window)
         self.open_requests += 1
-        if self.open_requests > self._rules.open_limit and request.packed is not None:
+        if self.open_requests > self._open_limit and request.packed is not None:
             self._store.put_log(request.request_id, request.packed)
             request.packed, request.stored = None, True
             self._counts.spilled += 1
@@ -260,7 +252,7 @@ class Join:
         self.waiting.add(arrival)
         # who takes over looks for parked actions of requests that it does not know: these may be known
         known_to_store = not (self.held or self.store_behind)
-        if known_to_store and len(self.waiting) > self._rules.open_limit:
+        if known_to_store and len(self.waiting) > self._open_limit:
             self._set_aside(self.waiting.take_first())
 
     def _find(self, request_id: str) -> Request | None:
@@ -298,26 +290,26 @@ class Join:
         if request.in_flight and not request.open:  # one that was found on disk
             self._requests[request.request_id] = request
 
-    def _close(self, request: Request) -> None:
-        self.open_requests -= 1
-        request.due = False
-        if request.open:
-            request.open = False
-            self._emitter.close(request)
-        else:
-            self.emitted.append(request)
-        self._settle(request)
+    def _close(self, requests: Sequence[Request]) -> None:
+        self.open_requests -= len(requests)
+        self._gathering.leave([request for request in requests if request.slot >= 0])
+        for request in requests:
+            request.due = False
+            if request.open:
+                request.open = False
+                self._emitter.close(request)
+            else:
+                self.emitted.append(request)
+        self._settle([request for request in requests if not request.in_flight])
 
-    def _settle(self, request: Request) -> None:
-        """Put `request` away if it has closed and all that was emitted of it has arrived."""
-        if request.due or request.in_flight:
-            return
-        del self._requests[request.request_id]
-        if request.packed is not None and not request.stored:
-            self._store.put_log(request.request_id, request.packed)
-        self._store.put_state(request.request_id, request.state())
-        if request.parked:
-            self.parked.drop(request.request_id)
+    def _settle(self, requests: Sequence[Request]) -> None:
+        """Put away those that have closed, and of which all that was emitted has arrived."""
+        for request in requests:
+            del self._requests[request.request_id]
+        self._store.put_closed(requests)
+        for request in requests:
+            if request.parked:
+                self.parked.drop(request.request_id)
         if not self.whole:
-            self._meanwhile.add(request.request_id)
-        self.settled.append(request)
+            self._meanwhile.update(request.request_id for request in requests)
+        self.settled.extend(requests)

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from streaming.heads import Head, unpack
-from streaming.request import State
+from streaming.request import Request, State
 from streaming.waiting import Arrival
 
 
@@ -69,6 +69,9 @@ class LateStore(Protocol):
     def put_log(self, request_id: str, packed: bytes) -> None:
         """Keep a feature log."""
 
+    def put_closed(self, requests: Sequence[Request]) -> None:
+        """Keep closed requests: what was emitted of each, and its feature log where that is not `stored`."""
+
     def group(self, request_id: str) -> Group | None:
         """The parked actions of a request."""
 
@@ -121,6 +124,13 @@ class MemoryStore:
     def put_log(self, request_id: str, packed: bytes) -> None:
         """As the interface."""
         self._logs[request_id] = packed
+
+    def put_closed(self, requests: Sequence[Request]) -> None:
+        """As the interface."""
+        for request in requests:
+            if request.packed is not None and not request.stored:
+                self.put_log(request.request_id, request.packed)
+            self.put_state(request.request_id, request.state())
 
     def group(self, request_id: str) -> Group | None:
         """As the interface."""

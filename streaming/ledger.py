@@ -71,15 +71,19 @@ class Ledger:
         """A message is to be acknowledged only after one more `lettered`."""
         self._unacked[side].owe(offset)
 
-    def settled(self, request: Request) -> None:
-        """All that was emitted of a request has arrived."""
-        if request.action_offsets is not None:
-            self._unacked[Side.ACTIONS].resolve_all(request.action_offsets)
-            request.action_offsets = None
-        if request.owes_log:
-            request.owes_log, offset = False, request.offset
-            self._unacked[Side.FEATURES].resolve(offset)
-            self._last_action[offset] = max(request.last_action, self._last_action.get(offset, -1))
+    def settled(self, requests: Sequence[Request]) -> None:
+        """All that was emitted of these has arrived."""
+        logs, last_action = [], self._last_action
+        for request in requests:
+            if request.action_offsets is not None:
+                self._unacked[Side.ACTIONS].resolve_all(request.action_offsets)
+                request.action_offsets = None
+            if request.owes_log:
+                request.owes_log, offset = False, request.offset
+                logs.append(offset)
+                if request.last_action > last_action.get(offset, -2):
+                    last_action[offset] = request.last_action
+        self._unacked[Side.FEATURES].resolve_all(logs)
 
     def acknowledged(self, *, logs_too: bool = True) -> dict[Side, int]:
         """The offset of each topic below which everything may be acknowledged now, once one has come."""

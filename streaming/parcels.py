@@ -37,7 +37,7 @@ class Letter(NamedTuple):
     parked: str | None = None
 
 
-class Made(NamedTuple):
+class Made(msgspec.Struct, frozen=True, gc=False):
     """A sample block, perhaps as MessagePack already, its request and user, and its `late_offset`."""
 
     block: SampleBlock | msgspec.Raw

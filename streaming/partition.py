@@ -150,8 +150,7 @@ class Partition:
     def delivered(self, parcel: Parcel) -> None:
         """The broker has the parcel, on all its replicas."""
         if isinstance(parcel, Blocks):
-            for request in parcel.requests:
-                self.join.delivered(request)
+            self.join.delivered(*parcel.requests)
             self._settle()
             return
         for letter in parcel.letters:
@@ -258,11 +257,13 @@ class Partition:
         rows, blocks, before = self._counts.rows, self._blocks, len(self._blocks)
         closed: list[int] = []
         for item in items:
-            if isinstance(item, Request):
+            if isinstance(item, Whole):
+                request = item.request
+                blocks.append(Due(request, item.packed, item.hits, on_time, completed_at))
+                rows["close"] += len(request)
+                closed.append(request.offset)
+            elif isinstance(item, Request):
                 closed.append(item.offset)
-            elif isinstance(item, Whole):
-                blocks.append(Due(*item, on_time, completed_at))
-                rows["close"] += len(item.request)
             else:
                 was_late, request = item.late >= 0, item.request
                 made = self._maker.make(item, late if was_late else on_time, completed_at)
@@ -284,10 +285,8 @@ class Partition:
         return Made(block, due.request, block.user_id)
 
     def _settle(self) -> None:
-        settled = self.join.settled
-        for request in settled:
-            self._ledger.settled(request)
-        settled.clear()
+        self._ledger.settled(self.join.settled)
+        self.join.settled.clear()
 
     def _unreadable(self, side: Side, message: Message, error: InvalidMessage) -> None:
         self._ledger.came(side, message.offset, 1)

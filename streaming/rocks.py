@@ -16,7 +16,7 @@ import msgspec
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from streaming.late import Group, LateStoreError, Place
-from streaming.request import State
+from streaming.request import Request, State
 
 _MARK: Final = b"m"
 _STATE: Final = b"s"
@@ -109,6 +109,16 @@ class RocksStore:
     def put_log(self, request_id: str, packed: bytes) -> None:
         """As `late.LateStore`."""
         self._put(_LOG + request_id.encode(), packed)
+
+    def put_closed(self, requests: Sequence[Request]) -> None:
+        """As `late.LateStore`."""
+        pending, encode = self._pending, self._encode
+        for request in requests:
+            name = request.request_id.encode()
+            if request.packed is not None and not request.stored:
+                pending[_LOG + name] = request.packed
+            pending[_STATE + name] = encode(request.state())
+        self._hand_over_some()
 
     def group(self, request_id: str) -> Group | None:
         """As `late.LateStore`."""
@@ -238,6 +248,10 @@ class RocksStore:
 
     def _put(self, key: bytes, value: bytes | None) -> None:
         self._pending[key] = value
+        self._hand_over_some()
+
+    def _hand_over_some(self) -> None:
+        """Hand over what was put, once it is worth it."""
         if len(self._pending) >= _PENDING:
             self._look_after()
             # rather more at once than to wait

@@ -6,7 +6,7 @@ How blocks are laid out its kernel knows; one that this cannot write is left to 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -28,15 +28,18 @@ _A_ROW: Final = 6
 """Bytes a row takes in its number and log_keep."""
 
 
-class Whole(NamedTuple):
-    """A request to be emitted whole: no row was said before, none is dropped. `hits`: its positive pairs."""
+class Whole(msgspec.Struct, frozen=True, gc=False):
+    """A request to be emitted whole at its close: no row was said before, none is dropped.
+
+    Nothing follows on time. `hits` are its positive pairs.
+    """
 
     request: Request
     packed: bytes
     hits: int
 
 
-class Due(NamedTuple):
+class Due(msgspec.Struct, frozen=True, gc=False):
     """One that has closed, and the other two of its block; see `SampleBlock`."""
 
     request: Request
@@ -56,7 +59,7 @@ def emission_of(one: Whole | Due, tasks: int) -> Emission:
     return Emission(one.request, head, one.hits, cells.every(len(head), tasks))
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """A block as MessagePack, and its user."""
 
     block: msgspec.Raw

@@ -32,8 +32,12 @@ COLUMNS: Final = 7
 """Of a slot: the hash and the length of its id, its rows, the last event time of an action that counts, the
 offset of the last action, the first place of its chain, -1 for none, and how many that has."""
 
+SLOT: Final = 0
+ID_END: Final = 1
+SHOWN: Final = 2
+COUNTS_UNTIL: Final = 3
 ENTRY: Final = 4
-"""Of a request that enters: its slot, where its id ends, its rows, and as UNTIL."""
+"""Of a request that enters: its slot, where its id ends among all, its rows, and as UNTIL."""
 
 _INDEX: Final = made(I32, 1)
 _SLOTS: Final = made(I64, 2)
@@ -75,7 +79,11 @@ def enter(
     """
     begin, first = np.uint64(0), np.uint64(0)
     for k in range(np.uint64(len(entries))):
-        slot, end, rows = np.uint64(entries[k, 0]), np.uint64(entries[k, 1]), np.uint64(entries[k, 2])
+        slot, end, rows = (
+            np.uint64(entries[k, SLOT]),
+            np.uint64(entries[k, ID_END]),
+            np.uint64(entries[k, SHOWN]),
+        )
         size = end - begin
         hashed = np.int64(hash_of(names, begin, size))
         place = place_of(names, begin, size, hashed, index, slots, ids)
@@ -83,7 +91,7 @@ def enter(
             return np.int64(k)
         index[place] = slot
         slots[slot, HASH], slots[slot, SIZE], slots[slot, ROWS] = hashed, size, rows
-        slots[slot, UNTIL], slots[slot, LAST] = entries[k, 3], FREE
+        slots[slot, UNTIL], slots[slot, LAST] = entries[k, COUNTS_UNTIL], FREE
         slots[slot, CHAIN], slots[slot, OWES] = FREE, 0
         for i in range(size):
             ids[slot * _ID + i] = names[begin + i]
