@@ -82,6 +82,7 @@ class Gathering:
         self._items = np.zeros((_SLOTS, _WIDER_BY), np.int64)
         self._hits = self._blank_hits()
         self._owed = np.empty((0, 2), np.int64)
+        self._offsets = np.empty(0, np.int64)
 
     def enter(self, requests: Sequence[Request]) -> None:
         """Take these over, none of which is here; one that does not fit stays without a slot."""
@@ -96,7 +97,7 @@ class Gathering:
         slots = [self._free.pop() for _ in requests]
         entries = np.empty((len(requests), table.ENTRY), np.int64)
         entries[:, table.SLOT] = slots
-        entries[:, table.ID_END] = np.cumsum([len(name) for name in names])
+        entries[:, table.ID_SIZE] = list(map(len, names))
         entries[:, table.SHOWN] = rows
         entries[:, table.COUNTS_UNTIL] = [request.event_time for request in requests]
         entries[:, table.COUNTS_UNTIL] += self._reach
@@ -122,21 +123,21 @@ class Gathering:
         if not requests:
             return
         chosen = np.array([request.slot for request in requests], np.int64)
-        facts = self._slots[chosen]
-        ends = np.cumsum(facts[:, table.OWES])
-        owed = np.empty(ends[-1], np.int64)
-        table.leave(chosen, self._index, self._slots, self._owed, self._spare, owed)
-        self._nodes_left += len(owed)
-        hits, size = self._hits[chosen].tobytes(), 8 * self._hits.shape[1]
-        offsets, begin, at = owed.tolist(), 0, 0
-        for request, last, end in zip(requests, facts[:, table.LAST].tolist(), ends.tolist(), strict=True):
-            request.hits = int.from_bytes(hits[at : at + size], "little")
-            request.last_action = last
-            if end > begin:
-                request.owe_all(offsets[begin:end])
+        words = self._hits.shape[1]
+        said = np.empty((len(requests), table.SAID + words), np.uint64)
+        owed = self._offsets
+        self._nodes_left += table.leave(
+            chosen, self._index, self._slots, self._hits, self._owed, self._spare, said, owed
+        )
+        begin = 0
+        for request, (last, owes, *hits) in zip(requests, said.tolist(), strict=True):
+            request.hits = hits[0] if words == 1 else _joined(hits)
+            request.last_action = last - 1
+            if owes:
+                request.owe_all(owed[begin : begin + owes].tolist())
+                begin += owes
             self._free.append(request.slot)
             request.slot = -1
-            begin, at = end, at + size
 
     def hear(self, body: bytes | memoryview, offset: int, limit: int) -> Heard | None:
         """A message of actions came, whose MessagePack is `body`; those of after `limit` are odd.
@@ -205,8 +206,14 @@ class Gathering:
         fresh[:, 1] = np.arange(size + 1, more + 1)
         fresh[-1, 1] = self._spare[0]
         self._owed = np.concatenate([self._owed, fresh])
+        self._offsets = np.empty(more, np.int64)
         self._spare[0] = size
         self._nodes_left += more - size
+
+
+def _joined(words: Sequence[int]) -> int:
+    """The integer of which these are 64 bits each, the lowest first."""
+    return sum(word << _CELLS * at for at, word in enumerate(words))
 
 
 def _grown(part: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

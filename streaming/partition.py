@@ -203,7 +203,7 @@ class Partition:
     def _timely(self, logs: Sequence[Seen], message: Message) -> tuple[Sequence[Seen], int]:
         """Those that do not lie in the future, and the latest event time of them."""
         limit = message.timestamp + FUTURE_MS
-        newest = max((head.event_time for _, head, _ in logs), default=_NONE)
+        newest = max([head.event_time for _, head, _ in logs], default=_NONE)
         if newest <= limit:
             return logs, newest
         timely = []
@@ -256,11 +256,12 @@ class Partition:
         on_time, late = self._ledger.unsent, self.join.late_below(self._ledger.unacked_action)
         rows, blocks, before = self._counts.rows, self._blocks, len(self._blocks)
         closed: list[int] = []
+        whole = 0
         for item in items:
             if isinstance(item, Whole):
                 request = item.request
                 blocks.append(Due(request, item.packed, item.hits, on_time, completed_at))
-                rows["close"] += len(request)
+                whole += len(request)
                 closed.append(request.offset)
             elif isinstance(item, Request):
                 closed.append(item.offset)
@@ -269,6 +270,8 @@ class Partition:
                 made = self._maker.make(item, late if was_late else on_time, completed_at)
                 blocks.append(Made(made, request, made.user_id, item.late))
                 rows["late" if was_late else "early" if request.open else "close"] += len(made)
+        if whole:
+            rows["close"] += whole
         self._counts.blocks += len(blocks) - before
         self._ledger.emitted(closed)
 

@@ -88,14 +88,14 @@ class WholeWriter:
             return []
         packed = [due.packed for due in dues]
         facts = np.empty((len(dues), written.FACTS), np.int64)
-        facts[:, written.LOG_END] = ends = np.cumsum([len(one) for one in packed])
+        facts[:, written.LOG_SIZE] = sizes = list(map(len, packed))
         facts[:, written.OFFSET] = [due.request.offset for due in dues]
         facts[:, written.INDEX] = [due.request.index for due in dues]
         facts[:, written.RESOLVED] = [due.resolved_below for due in dues]
         facts[:, written.COMPLETED] = [due.completed_at for due in dues]
         words = self._tasks  # 64 pairs in each
         hits = b"".join([due.hits.to_bytes(8 * words, "little") for due in dues])
-        out = self._room(int(ends[-1]), len(dues))
+        out = self._room(sum(sizes), len(dues))
         results = np.empty((len(dues), written.RESULTS), np.int64)
         written.write(
             np.frombuffer(b"".join(packed), np.uint8), self._partition, facts,

@@ -11,13 +11,13 @@ from runtime.compiled import I64, U8, U64, VOID, inlined, kernel, made, taken
 from streaming.kernels import logs
 from streaming.kernels.wire import put_binary, put_bytes, put_head, put_number
 
-LOG_END: Final = 0
+LOG_SIZE: Final = 0
 OFFSET: Final = 1
 INDEX: Final = 2
 RESOLVED: Final = 3
 COMPLETED: Final = 4
 FACTS: Final = 5
-"""Of a block: where its log ends among all, and lies in Kafka; and its other two, see `SampleBlock`."""
+"""Of a block: the size of its log, and where that lies in Kafka; and its other two, see `SampleBlock`."""
 
 BLOCK_END: Final = 0
 USER: Final = 1
@@ -127,7 +127,7 @@ def write(
     begin, at = np.uint64(0), np.uint64(0)
     width = np.uint64(tasks)
     for k in range(np.uint64(len(facts))):
-        end = np.uint64(facts[k, LOG_END])
+        end = begin + np.uint64(facts[k, LOG_SIZE])
         after = logs.walk(packed, begin, end, parts)
         rows = np.uint64(parts[logs.ROWS])
         cells = rows * width

@@ -33,11 +33,14 @@ COLUMNS: Final = 7
 offset of the last action, the first place of its chain, -1 for none, and how many that has."""
 
 SLOT: Final = 0
-ID_END: Final = 1
+ID_SIZE: Final = 1
 SHOWN: Final = 2
 COUNTS_UNTIL: Final = 3
 ENTRY: Final = 4
-"""Of a request that enters: its slot, where its id ends among all, its rows, and as UNTIL."""
+"""Of a request that enters: its slot, the length of its id, its rows, and as UNTIL."""
+
+SAID: Final = 2
+"""Of a request that leaves, before its hits: the offset of its last action and one, and how many it owes."""
 
 _INDEX: Final = made(I32, 1)
 _SLOTS: Final = made(I64, 2)
@@ -79,12 +82,8 @@ def enter(
     """
     begin, first = np.uint64(0), np.uint64(0)
     for k in range(np.uint64(len(entries))):
-        slot, end, rows = (
-            np.uint64(entries[k, SLOT]),
-            np.uint64(entries[k, ID_END]),
-            np.uint64(entries[k, SHOWN]),
-        )
-        size = end - begin
+        slot, rows = np.uint64(entries[k, SLOT]), np.uint64(entries[k, SHOWN])
+        size = np.uint64(entries[k, ID_SIZE])
         hashed = np.int64(hash_of(names, begin, size))
         place = place_of(names, begin, size, hashed, index, slots, ids)
         if index[place] >= 0:
@@ -99,38 +98,56 @@ def enter(
             items[slot, row] = shown[first + row]
         for word in range(np.uint64(hits.shape[1])):
             hits[slot, word] = np.uint64(0)
-        begin, first = end, first + rows
+        begin, first = begin + size, first + rows
     return np.int64(len(entries))
 
 
-@kernel(VOID(taken(I64, 1), _INDEX, _SLOTS, _OWED, made(I64, 1), made(I64, 1)), allocates=False)
-def leave(chosen: Any, index: Any, slots: Any, owed: Any, spare: Any, offsets: Any) -> None:
+@inlined
+def _clear(slot: Any, index: Any, slots: Any) -> None:
+    """Take a slot out of the index: whoever was put behind it for want of its place moves up."""
+    mask = np.uint64(len(index)) - _ONE
+    hole = np.uint64(slots[slot, HASH]) & mask
+    while np.int64(index[hole]) != np.int64(slot):
+        hole = (hole + _ONE) & mask
+    after = (hole + _ONE) & mask
+    while index[after] >= 0:
+        home = np.uint64(slots[np.uint64(index[after]), HASH]) & mask
+        if (after - home) & mask >= (after - hole) & mask:
+            index[hole] = index[after]
+            hole = after
+        after = (after + _ONE) & mask
+    index[hole] = FREE
+
+
+@kernel(
+    I64(taken(I64, 1), _INDEX, _SLOTS, _HITS, _OWED, made(I64, 1), made(U64, 2), made(I64, 1)),
+    allocates=False,
+)
+def leave(
+    chosen: Any, index: Any, slots: Any, hits: Any, owed: Any, spare: Any, said: Any, offsets: Any
+) -> Any:
     """Take the slots `chosen` out of the index, and their chains, into `offsets`, out of `owed`.
 
-    `offsets` has room for all that they owe, one slot's behind the other's; `spare` (1,) is the first free
-    place of `owed`.
+    `said` (k, SAID and the words of hits) takes what has come of each; `offsets` has room for all there are,
+    one slot's behind the other's; `spare` (1,) is the first free place of `owed`.
+
+    Returns:
+        How many offsets there were.
     """
-    mask, at = np.uint64(len(index)) - _ONE, np.uint64(0)
+    at = np.uint64(0)
     for k in range(np.uint64(len(chosen))):
         slot = np.uint64(chosen[k])
-        hole = np.uint64(slots[slot, HASH]) & mask
-        while np.int64(index[hole]) != chosen[k]:
-            hole = (hole + _ONE) & mask
-        # whoever was put behind it for want of this place moves up
-        after = (hole + _ONE) & mask
-        while index[after] >= 0:
-            home = np.uint64(slots[np.uint64(index[after]), HASH]) & mask
-            if (after - home) & mask >= (after - hole) & mask:
-                index[hole] = index[after]
-                hole = after
-            after = (after + _ONE) & mask
-        index[hole] = FREE
+        _clear(slot, index, slots)
+        said[k, 0], said[k, 1] = slots[slot, LAST] + 1, slots[slot, OWES]
+        for word in range(np.uint64(hits.shape[1])):
+            said[k, np.uint64(SAID) + word] = hits[slot, word]
         node = slots[slot, CHAIN]
         while node >= 0:
             place = np.uint64(node)
             offsets[at], node = owed[place, 0], owed[place, 1]
             owed[place, 1], spare[0] = spare[0], place
             at += _ONE
+    return np.int64(at)
 
 
 @kernel(VOID(taken(I64, 1), _INDEX, _SLOTS), allocates=False)
