@@ -20,22 +20,13 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from trainer.columns import layout
+from trainer.columns import layout as at_
 from trainer.columns.blocks import Blocks
 
-_WANTED: Final = [
-    layout.PARTITION,
-    layout.OFFSET,
-    layout.INDEX,
-    layout.RESOLVED_BELOW,
-    layout.LATE_OFFSET,
-    layout.ROWS,
-    layout.AT_ROWS,
-    layout.AT_MASK,
-]
+_WANTED: Final = [at_.PARTITION, at_.OFFSET, at_.INDEX, at_.RESOLVED_BELOW, at_.LATE_OFFSET]
 """What the filter looks at."""
-_ONE_ROW: Final = 2
-"""Bytes of the row indices of a block with one row."""
+_PLAIN_TASKS: Final = 7
+"""So many have room in a number of 64 bits, one byte each."""
 _TRUTH: Final = bytes([0]) + bytes([1]) * 255
 """Translates any byte but 0 to 1."""
 
@@ -63,8 +54,13 @@ Lane = tuple[int, bool]
 
 @dataclass(slots=True)
 class _Reading:
-    """What a batch that is read but not trained yet has changed: bits as they were, and floors to come."""
+    """What a batch that is read but not trained yet has changed: bits as they were, and floors to come.
 
+    `new` are the requests of which nothing was known; should they come again, `before` has them, too, and
+    what it says does not count.
+    """
+
+    new: list[tuple[Lane, int, int]] = field(default_factory=list)
     before: dict[tuple[Lane, int, int], int] = field(default_factory=dict)
     floors: dict[Lane, int] = field(default_factory=dict)
 
@@ -121,36 +117,83 @@ class DuplicateFilter:
         Returns the blocks, by number, that said something which was known before: u1 (n, T), 1 where a pair
         has a known label and was not had. All pairs of the others are new.
         """
-        reading, repeated = self._readings[-1], {}
-        view, tasks = blocks.data.data, blocks.form.task_count
+        if self._is_plain(blocks):
+            return self._take_plain(blocks)
+        repeated: dict[int, bytes] = {}
         for number, block in enumerate(blocks.table[:, _WANTED].tolist()):
-            source, offset, index, below, late, rows, at_rows, at_mask = block
-            lane = (source, late >= 0)
-            partition = self._partitions.get(lane)
-            if partition is None:
-                partition = self._partitions[lane] = _Partition()
-            if late >= 0:
-                # one message may hold actions on many requests
-                offset, index = late, offset << 16 | index
-            mask = bytes(view[at_mask : at_mask + rows * tasks]).translate(_TRUTH)
-            if offset < partition.ahead:
-                repeated[number] = bytes(len(mask))
-            else:
-                had = partition.had_at(offset)
-                before = had.get(index, 0)
-                reading.before.setdefault((lane, offset, index), before)
-                fresh, had[index] = _take(mask, view[at_rows : at_rows + 2 * rows], tasks, before)
-                if fresh != mask:
-                    repeated[number] = fresh
-            if below > partition.ahead:
-                partition.ahead = reading.floors[lane] = below
+            mask = blocks.mask(number).translate(_TRUTH)
+            fresh = self._take(block, blocks.row_indices(number), mask)
+            if fresh != mask:
+                repeated[number] = fresh
         return repeated
+
+    def _is_plain(self, blocks: Blocks) -> bool:
+        """Whether `blocks` are as nearly always: of one lane, none late or too late, of one row each."""
+        table = blocks.table
+        partition, offsets, below = (
+            table[:, at_.PARTITION],
+            table[:, at_.OFFSET],
+            table[:, at_.RESOLVED_BELOW],
+        )
+        if (partition != partition[0]).any() or (table[:, at_.LATE_OFFSET] >= 0).any():
+            return False
+        if (table[:, at_.ROWS] != 1).any() or blocks.form.task_count > _PLAIN_TASKS:
+            return False
+        ahead = np.maximum.accumulate(below)
+        known = self._partitions.get((int(partition[0]), False))
+        return (known is None or offsets.min() >= known.ahead) and not (offsets[1:] < ahead[:-1]).any()
+
+    def _take_plain(self, blocks: Blocks) -> dict[int, bytes]:
+        """As `take`. Of most requests nothing was known, so that their blocks cost little."""
+        table, reading = blocks.table, self._readings[-1]
+        lane, repeated = (int(table[0, at_.PARTITION]), False), {}
+        partition = self._partitions.setdefault(lane, _Partition())
+        pairs = _pairs_of_rows(blocks)
+        for number, (offset, index) in enumerate(table[:, [at_.OFFSET, at_.INDEX]].tolist()):
+            had = partition.had_at(offset)
+            if index not in had:
+                had[index] = pairs[number]
+                reading.new.append((lane, offset, index))
+                continue
+            mask = blocks.mask(number).translate(_TRUTH)
+            fresh = self._left(lane, offset, index, blocks.row_indices(number), mask)
+            if fresh != mask:
+                repeated[number] = fresh
+        self._raise(lane, int(table[:, at_.RESOLVED_BELOW].max()))
+        return repeated
+
+    def _take(self, block: list[int], rows: list[int], mask: bytes) -> bytes:
+        """Take one block, of which `block` has what is wanted; its pairs, u1 (n, T), that were not had."""
+        source, offset, index, below, late = block
+        lane = (source, late >= 0)
+        if late >= 0:
+            # one message may hold actions on many requests
+            offset, index = late, offset << 16 | index
+        partition = self._partitions.setdefault(lane, _Partition())
+        fresh = bytes(len(mask)) if offset < partition.ahead else self._left(lane, offset, index, rows, mask)
+        self._raise(lane, below)
+        return fresh
+
+    def _left(self, lane: Lane, offset: int, index: int, rows: list[int], mask: bytes) -> bytes:
+        """The pairs of `mask` u1 (n, T) of some rows of one request that were not had; now they are."""
+        had = self._partitions[lane].had_at(offset)
+        before = had.get(index, 0)
+        self._readings[-1].before.setdefault((lane, offset, index), before)
+        fresh, had[index] = _take(mask, rows, before)
+        return fresh
+
+    def _raise(self, lane: Lane, below: int) -> None:
+        """Everything of a source offset below this was emitted."""
+        partition = self._partitions[lane]
+        if below > partition.ahead:
+            partition.ahead = self._readings[-1].floors[lane] = below
 
     def state(self) -> tuple[PartitionSeen, ...]:
         """All that is remembered of the batches trained, for a checkpoint."""
         before: dict[tuple[Lane, int, int], int] = {}
         for reading in reversed(self._readings):
             before |= reading.before
+            before |= dict.fromkeys(reading.new, 0)
         found = (
             PartitionSeen(lane[0], partition.floor, tuple(_pairs(lane, partition, before)), lane[1])
             for lane, partition in sorted(self._partitions.items())
@@ -191,23 +234,26 @@ def _spread(bits: bytes) -> int:
     return int.from_bytes(np.unpackbits(np.frombuffer(bits, "u1"), bitorder="little").tobytes(), "little")
 
 
-def _take(mask: bytes, rows: memoryview, tasks: int, had: int) -> tuple[bytes, int]:
-    """The pairs of `mask` u1 (n, T), 0 or 1, of `rows` <u2 (n,) not in `had`, and `had` with them."""
-    if len(rows) == _ONE_ROW:
-        shift = 8 * tasks * int.from_bytes(rows, "little")
-        known = int.from_bytes(mask, "little")
-        if not had:
-            # all is new, as nearly always where a request has one row
-            return mask, known << shift
-        left = known & ~(had >> shift)
-        return left.to_bytes(len(mask), "little"), had | left << shift
-    numbers = np.frombuffer(rows, "<u2").tolist()
-    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-        shift = 8 * tasks * numbers[0]
+def _pairs_of_rows(blocks: Blocks) -> list[int]:
+    """The known pairs of blocks of one row each, and few tasks, as `_Partition` has them."""
+    data, table, tasks = blocks.data, blocks.table, blocks.form.task_count
+    known = data[table[:, at_.AT_MASK, None] + np.arange(tasks)] > 0
+    pairs = known @ (1 << 8 * np.arange(tasks))
+    rows = data[table[:, at_.AT_ROWS, None] + np.arange(2)] @ np.array([1, 256])
+    return [
+        row_pairs << 8 * tasks * row for row_pairs, row in zip(pairs.tolist(), rows.tolist(), strict=True)
+    ]
+
+
+def _take(mask: bytes, rows: list[int], had: int) -> tuple[bytes, int]:
+    """The pairs of `mask` u1 (n, T), 0 or 1, of `rows` (n,) that are not in `had`, and `had` with them."""
+    tasks = len(mask) // len(rows)
+    if rows == list(range(rows[0], rows[0] + len(rows))):
+        shift = 8 * tasks * rows[0]
         left = int.from_bytes(mask, "little") & ~(had >> shift)
         return left.to_bytes(len(mask), "little"), had | left << shift
     fresh = b""
-    for at, row in enumerate(numbers):
+    for at, row in enumerate(rows):
         shift = 8 * tasks * row
         left = int.from_bytes(mask[at * tasks : (at + 1) * tasks], "little") & ~(had >> shift)
         had |= left << shift

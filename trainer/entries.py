@@ -26,9 +26,9 @@ class Run(NamedTuple):
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What lies from one position to the `following` one: blocks of one message, or one dead letter.
+    """What lies from one position to the `following` one: blocks, or one dead letter.
 
-    Neither of them where an envelope has no records. `blocks` are then at least one.
+    Neither of them where an envelope has no records. `blocks` are at least one; nothing lies between them.
     """
 
     partition: int
@@ -37,16 +37,17 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     blocks: Blocks | None = None
     dead: DeadLetter | None = None
 
+    @classmethod
+    def of(cls, partition: int, blocks: Blocks) -> Self:
+        """The entry of `blocks`, of which there is at least one."""
+        start, end = Position(*blocks.place(0)), Position(*blocks.following(len(blocks) - 1))
+        return cls(partition, start, end, blocks)
+
     def __len__(self) -> int:
         return 1 if self.blocks is None else len(self.blocks)
 
     def split(self, count: int) -> tuple[Self, Self]:
         """The first `count` of several blocks, at least one, and the rest, at least one, too."""
         assert self.blocks is not None  # noqa: S101 - a dead letter is one
-        offset, within = self.position
-        cut = Position(offset, within + count)
         first, rest = self.blocks.part(0, count), self.blocks.part(count, len(self.blocks))
-        return (
-            type(self)(self.partition, self.position, cut, first),
-            type(self)(self.partition, cut, self.following, rest),
-        )
+        return self.of(self.partition, first), self.of(self.partition, rest)

@@ -165,9 +165,9 @@ def _event_time(entry: Entry) -> int:
 
 def _before(entry: Entry, end: Position) -> int:
     """How many blocks of `entry` lie before `end`, which is behind its first."""
-    if len(entry) == 1 or entry.following <= end:
+    if entry.blocks is None or len(entry) == 1 or entry.following <= end:
         return len(entry)
-    return end.within - entry.position.within
+    return entry.blocks.before(*end)
 
 
 def _leading(entry: Entry, others: Sequence[Entry], rows: int) -> int:

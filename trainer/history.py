@@ -92,7 +92,7 @@ class HistorySource:
             if placed:
                 break
         self._ended = not self._placed
-        return Chunk(tuple(self._reader.single(placed)), frozenset(self._placed))
+        return Chunk(tuple(self._reader.placed(placed)), frozenset(self._placed))
 
     def _in_turn(self) -> list[int]:
         """The partitions that may be read, another one first at each call."""

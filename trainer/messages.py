@@ -7,7 +7,7 @@ what is wrong with one, and lets those beside it pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -16,13 +16,14 @@ import numpy as np
 from schema.codec import TRAINING_SAMPLES, envelope_body
 from schema.config import FeaturesConfig
 from schema.errors import InvalidMessage
-from schema.records import DeadLetter, SampleBlock
+from schema.records import I64, DeadLetter, SampleBlock
 from trainer.columns import layout, scan
 from trainer.columns.blocks import Blocks
 from trainer.entries import Entry, Position
 
 _PAYLOAD_LIMIT: Final = 1 << 20
 _NUMBER_LIMIT: Final = 1 << 63
+_PLACE: Final = [layout.MESSAGE, layout.WITHIN, layout.LAST]
 
 
 class Message(NamedTuple):
@@ -61,32 +62,39 @@ class MessageReader:
         self._form = layout.Form.of(features, tasks)
 
     def read(self, messages: Sequence[Message]) -> list[Entry]:
-        """The entries of `messages`, of each at least one, so that its position is passed."""
-        entries: list[Entry] = []
-        for message, blocks in zip(messages, self._scanned([m.payload for m in messages]), strict=True):
-            if blocks is None:
-                entries += self._slowly(message)
-                continue
-            _note_joined(blocks, message.joined_at)
-            start, end = Position(message.offset), Position(message.offset + 1)
-            entries.append(Entry(message.partition, start, end, blocks if len(blocks) else None))
-        return entries
+        """The entries of `messages`; all positions are passed, also those of messages without a block."""
+        whole, counts = self._scanned([message.payload for message in messages])
+        _note(whole, messages, np.maximum(counts, 0))
+        lies = [
+            _Lies(m.partition, Position(m.offset), Position(m.offset + 1), count)
+            for m, count in zip(messages, counts.tolist(), strict=True)
+        ]
+
+        def others(number: int) -> list[Entry]:
+            partition, start, end, count = lies[number]
+            return self._slowly(messages[number]) if count else [Entry(partition, start, end)]
+
+        return _joined(whole, lies, others)
 
     def entries(self, partition: int, offset: int, payload: bytes | None, joined_at: int = 0) -> list[Entry]:
         """As `read`, of one message."""
         return self.read([Message(partition, offset, payload, joined_at)])
 
-    def single(self, placed: Sequence[Placed]) -> list[Entry]:
-        """The entry of each of some blocks."""
-        return [
-            Entry(one.partition, one.position, one.following, blocks)
-            if blocks is not None and len(blocks) == 1
-            else self._single_slowly(one)
-            for one, blocks in zip(placed, self._scanned([one.payload for one in placed]), strict=True)
+    def placed(self, placed: Sequence[Placed]) -> list[Entry]:
+        """The entries of some blocks, and of places where there is none."""
+        whole, counts = self._scanned([one.payload for one in placed])
+        lies = [
+            _Lies(one.partition, one.position, one.following, int(count == 1))
+            for one, count in zip(placed, counts.tolist(), strict=True)
         ]
+        ones = np.flatnonzero(counts == 1)
+        at = (np.cumsum(np.maximum(counts, 0)) - 1)[ones]
+        places = [(*lies[i].position, lies[i].following.within == 0) for i in ones.tolist()]
+        whole.table[at[:, None], _PLACE] = np.array(places, np.int64).reshape(-1, len(_PLACE))
+        return _joined(whole.chosen(at), lies, lambda number: [self._placed_slowly(placed[number])])
 
-    def _scanned(self, payloads: Sequence[bytes | None]) -> list[Blocks | None]:
-        """The blocks of messages; None for those that are not as the codec writes sound blocks."""
+    def _scanned(self, payloads: Sequence[bytes | None]) -> tuple[Blocks, I64]:
+        """As `scan.read`, of messages with their headers."""
         bodies: list[bytes | memoryview] = []
         for payload in payloads:
             try:
@@ -104,16 +112,12 @@ class MessageReader:
             dead = self._dead(partition, place, error.reason, error.detail, payload or b"")
             return [Entry(partition, place, end, dead=dead)]
         places = [*(Position(offset, i) for i in range(len(records))), Position(offset + 1)]
-        entries = [
-            self._record(partition, place, following, record)
+        return [
+            self._record(partition, place, following, record, joined_at)
             for record, (place, following) in zip(records, pairwise(places), strict=True)
         ]
-        for entry in entries:
-            if entry.blocks is not None:
-                _note_joined(entry.blocks, joined_at)
-        return entries
 
-    def _single_slowly(self, placed: Placed) -> Entry:
+    def _placed_slowly(self, placed: Placed) -> Entry:
         partition, position, following, payload = placed
         if payload is None:
             return Entry(partition, position, following)
@@ -124,10 +128,15 @@ class MessageReader:
             return Entry(partition, position, following, dead=dead)
         return self._record(partition, position, following, record)
 
-    def _record(self, partition: int, position: Position, following: Position, record: SampleBlock) -> Entry:
+    def _record(
+        self, partition: int, position: Position, following: Position, record: SampleBlock, joined_at: int = 0
+    ) -> Entry:
         problem = self._problem(record)
         if problem is None:
-            return Entry(partition, position, following, scan.encoded(self._form, [record]))
+            blocks = scan.encoded(self._form, [record])
+            blocks.table[0, _PLACE] = *position, following.within == 0
+            blocks.table[0, layout.JOINED_AT] = joined_at or record.completed_at
+            return Entry(partition, position, following, blocks)
         dead = self._dead(partition, position, "block", problem, TRAINING_SAMPLES.encode([record]))
         return Entry(partition, position, following, dead=dead)
 
@@ -154,10 +163,49 @@ class MessageReader:
         return DeadLetter(*place, reason, detail, payload[:_PAYLOAD_LIMIT])
 
 
-def _note_joined(blocks: Blocks, joined_at: int) -> None:
-    """Have `blocks` know when they were emitted; until then that is when their labels were complete."""
-    if joined_at:
-        blocks.table[:, layout.JOINED_AT] = joined_at
+class _Lies(NamedTuple):
+    """So many blocks that lie from `position` to the `following` one; below 1 where none can be had."""
+
+    partition: int
+    position: Position
+    following: Position
+    blocks: int
+
+    def goes_on_with(self, other: _Lies) -> bool:
+        """Whether `other` is the next of the same partition, and blocks of both are one stretch."""
+        offset, within = self.position
+        plain = self.following in ((offset + 1, 0), (offset, within + self.blocks))
+        return (
+            plain
+            and other.blocks > 0
+            and (other.partition, other.position) == (self.partition, self.following)
+        )
+
+
+def _joined(whole: Blocks, lies: Sequence[_Lies], others: Callable[[int], list[Entry]]) -> list[Entry]:
+    """Entries of as many blocks of `whole` as follow one another; `others` of what has none, by number."""
+    entries: list[Entry] = []
+    first = end = 0
+    start = Position(0)
+    for number, lie in enumerate(lies):
+        if lie.blocks < 1:
+            entries += others(number)
+            continue
+        start = lie.position if first == end else start
+        end += lie.blocks
+        if number + 1 < len(lies) and lie.goes_on_with(lies[number + 1]):
+            continue
+        entries.append(Entry(lie.partition, start, lie.following, whole.part(first, end)))
+        first = end
+    return entries
+
+
+def _note(whole: Blocks, messages: Sequence[Message], counts: I64) -> None:
+    """Have the blocks of `messages`, so many of each, know of which they are, and when it was made."""
+    table = whole.table
+    joined = np.repeat([message.joined_at for message in messages], counts)
+    table[:, layout.JOINED_AT] = np.where(joined, joined, table[:, layout.COMPLETED_AT])
+    table[:, layout.MESSAGE] = np.repeat([message.offset for message in messages], counts)
 
 
 def _size_problem(name: str, column: bytes, legal: int) -> str:

@@ -102,3 +102,40 @@ def test_what_was_read_ahead_and_not_trained_is_read_again(seed, cut, ahead):
             alone.fresh(sample)
             alone.trained()
     assert seen.state() == alone.state()
+
+
+@given(seed=st.integers(0, 10_000), cuts=st.lists(st.integers(1, 6), min_size=1), rows=st.booleans())
+def test_many_blocks_at_once_are_as_one_after_another(seed, cuts, rows):
+    """Batches of any size, some trained, some read ahead; requests of one row, as nearly always, or of more."""
+    samples = JoinerModel(seed, 12).emit(crashes=2)
+    if not rows:
+        samples = [
+            msgspec.structs.replace(s, source=msgspec.structs.replace(s.source, index=i % 3), **one(s))
+            for i, s in enumerate(samples)
+        ]
+    together, alone = Filter(), Filter()
+    start, turn = 0, 0
+    while start < len(samples):
+        some = samples[start : start + cuts[turn % len(cuts)]]
+        start, turn = start + len(some), turn + 1
+        together.begin()
+        alone.begin()
+        repeated = together.take(encoded(FORM, some))
+        for number, sample in enumerate(some):
+            fresh = alone.fresh(sample)
+            want = sample.mask_matrix() if number not in repeated else fresh
+            assert np.array_equal(fresh, want)
+            assert (number in repeated) == (fresh != sample.mask_matrix()).any()
+            if number in repeated:
+                assert repeated[number] == fresh.tobytes()
+        if turn % 3:
+            together.trained()
+            alone.trained()
+        assert together.state() == alone.state()
+
+
+def one(sample: SampleBlock) -> dict[str, bytes]:
+    """The columns of the first row alone."""
+    features = sample.features.narrowed([0], len(sample))
+    cells = {"rows": 2, "items": 8, "positions": 2, "labels": 8, "mask": 2, "log_keep": 4}
+    return {name: getattr(sample, name)[:size] for name, size in cells.items()} | {"features": features}

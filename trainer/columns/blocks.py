@@ -68,6 +68,21 @@ class Blocks:
         newer = np.flatnonzero(times > event_time if ties else times >= event_time)
         return int(newer[0]) if len(newer) else len(self)
 
+    def before(self, message: int, within: int) -> int:
+        """How many lie before that place of their partition."""
+        messages, places = self.table[:, at_.MESSAGE], self.table[:, at_.WITHIN]
+        return int(np.count_nonzero((messages < message) | ((messages == message) & (places < within))))
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Where one of them lies: the offset of its message, and its number there."""
+        message, within = self.table[number, [at_.MESSAGE, at_.WITHIN]].tolist()
+        return message, within
+
+    def following(self, number: int) -> tuple[int, int]:
+        """What place follows that of one of them."""
+        message, within, last = self.table[number, [at_.MESSAGE, at_.WITHIN, at_.LAST]].tolist()
+        return (message + 1, 0) if last else (message, within + 1)
+
     def part(self, start: int, stop: int) -> Self:
         """The blocks from `start` to `stop`."""
         return type(self)(self.form, self.data, self.table[start:stop], self.slots[start:stop])
@@ -87,6 +102,13 @@ class Blocks:
         start = int(self.table[number, at_.AT_MASK])
         size = int(self.table[number, at_.ROWS]) * self.form.task_count
         return self.data[start : start + size].tobytes()
+
+    def row_indices(self, number: int) -> list[int]:
+        """Those of the rows of one of them."""
+        start = int(self.table[number, at_.AT_ROWS])
+        column = self.data[start : start + 2 * int(self.table[number, at_.ROWS])]
+        indices: list[int] = np.frombuffer(column.tobytes(), "<u2").tolist()
+        return indices
 
     def with_idle_rows(self) -> set[int]:
         """The numbers of those with rows that have no known label."""

@@ -151,7 +151,7 @@ def _block(
     slots: Any,
 ) -> Any:
     """Read a block into `block` (FIELDS,) and `slots` (S, SLOT_FIELDS); what follows it, or -1."""
-    block[at_.AT_BLOCK] = at
+    block[at_.AT_BLOCK], block[at_.MESSAGE] = at, 0
     kind, fields, _, at = token(data, at, end)
     if kind != ARRAY or fields < _LEAST_FIELDS or fields > _MOST_FIELDS:
         return -1
@@ -322,6 +322,7 @@ def walk(
             )
             if at < 0:
                 break
+            table[found, at_.WITHIN], table[found, at_.LAST] = found - first, found - first == count - 1
             found += 1
         if at == end:
             counts[message] = count

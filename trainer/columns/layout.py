@@ -31,13 +31,18 @@ from schema.records import I64, U8
     JOINED_AT,
     RETRACTS,
     IDLE_ROWS,
-) = range(14)
+    MESSAGE,
+    WITHIN,
+    LAST,
+) = range(17)
 """As SampleBlock has them; ROWS is how many there are, RETRACTS whether there is such a column.
+
+MESSAGE is the offset of its message, WITHIN its number there, LAST whether there is none behind it.
 
 JOINED_AT is when its message was made, Unix ms, COMPLETED_AT where that is not known; IDLE_ROWS is how many
 rows have no known label."""
 
-PLACES: Final = 14
+PLACES: Final = 17
 (
     AT_BLOCK,
     AT_END,

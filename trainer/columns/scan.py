@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from schema.codec import TRAINING_SAMPLES, envelope_body
-from schema.records import SampleBlock
+from schema.records import I64, SampleBlock
 from trainer.columns import kernels
 from trainer.columns import layout as at_
 from trainer.columns.blocks import Blocks
 from trainer.columns.layout import Form
 
 
-def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = False) -> list[Blocks | None]:
-    """The blocks of each message; None for one that has to be left to the codec.
+def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = False) -> tuple[Blocks, I64]:
+    """The blocks of messages, one after the other, and how many each has; -1 where the codec has to read it.
 
     Args:
         form: what blocks have to be.
@@ -29,7 +29,7 @@ def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = F
     table = np.empty((room, at_.FIELDS), np.int64)
     slots = np.zeros((room, len(form.numbers), at_.SLOT_FIELDS), np.int64)
     counts = np.empty(len(bodies), np.int64)
-    kernels.walk(
+    found = kernels.walk(
         data,
         bounds,
         form.numbers,
@@ -43,22 +43,19 @@ def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = F
         slots,
         counts,
     )
-    whole, found, start = Blocks(form, data, table, slots), [], 0
-    for count in counts.tolist():
-        found.append(None if count < 0 else whole.part(start, start + count))
-        start += max(0, count)
-    return found
+    return Blocks(form, data, table[:found], slots[:found]), counts
 
 
 def encoded(form: Form, blocks: Sequence[SampleBlock]) -> Blocks:
     """Sound `blocks`, whose numbers are below 2 ** 63, in columns."""
-    (found,) = read(form, [envelope_body(TRAINING_SAMPLES.encode(blocks))], any_text=True)
-    assert found is not None, "a sound block was not read"  # noqa: S101 - the codec writes what is read here
+    found, counts = read(form, [envelope_body(TRAINING_SAMPLES.encode(blocks))], any_text=True)
+    assert counts[0] >= 0, "a sound block was not read"  # noqa: S101 - the codec writes what is read here
     return found
 
 
 def replaced(single: Blocks, record: SampleBlock) -> Blocks:
-    """One block with the content of `record`, emitted when `single` was."""
+    """One block with the content of `record`, where `single` lay and emitted when it was."""
     found = encoded(single.form, [record])
-    found.table[0, at_.JOINED_AT] = single.table[0, at_.JOINED_AT]
+    kept = [at_.JOINED_AT, at_.MESSAGE, at_.WITHIN, at_.LAST]
+    found.table[0, kept] = single.table[0, kept]
     return found
