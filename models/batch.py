@@ -6,7 +6,7 @@ indices into that list.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, pairwise
 from typing import Final, NamedTuple
@@ -132,9 +132,15 @@ class Gathered:
 
 
 class Collator:
-    """Makes batches of the slots and dense values that the feature configuration names."""
+    """Makes batches of the slots and dense values that the feature configuration names.
 
-    def __init__(self, config: FeaturesConfig) -> None:
+    Args:
+        config: see above.
+        places: where each of some ids is, from 0: ids of one place are listed side by side. None: all alike.
+    """
+
+    def __init__(self, config: FeaturesConfig, places: Callable[[U64], I64] | None = None) -> None:
+        self._places = places
         self._context = [s for s in config.slots if not s.source.startswith("item.")]
         self._items = [s for s in config.slots if s.source.startswith("item.")]
         self._slots = [*self._context, *self._items]
@@ -173,7 +179,7 @@ class Collator:
 
     def assembled(self, gathered: Gathered, shown: Shown | None = None) -> Batch:
         """The batch of requests in columns; `shown` is where, if it is known."""
-        ids, indices = _distinct(self._slots, gathered.ids, gathered.ends)
+        ids, indices = self._distinct(gathered.ids, gathered.ends)
         slots = [
             _slot_index(slot, index, lengths)
             for slot, index, lengths in zip(self._slots, indices, gathered.lengths, strict=True)
@@ -190,6 +196,32 @@ class Collator:
             torch.from_numpy(positions),
             torch.from_numpy(surfaces),
         )
+
+    def _distinct(self, flat: U64, ends: Sequence[int]) -> tuple[dict[str, U64], list[I64]]:
+        """The distinct ids by table, and for each slot the index of its ids among them; see `Gathered`."""
+        slots, ids = self._slots, dict[str, U64]()
+        indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
+        values = [flat[start:end] for start, end in pairwise([0, *ends])]
+        tables = dict.fromkeys(s.table for s in slots)
+        for table in tables:
+            mine = [i for i, s in enumerate(slots) if s.table == table]
+            own = flat if len(tables) == 1 else np.concatenate([values[i] for i in mine])
+            ids[table], inverse = self._numbered(own)
+            end = 0
+            for i in mine:
+                start, end = end, end + len(values[i])
+                indices[i] = inverse[start:end]
+        return ids, indices
+
+    def _numbered(self, values: U64) -> tuple[U64, I64]:
+        """The distinct values, by place and then as they first occur, and which each is."""
+        index, found = np.empty(len(values), np.int64), np.empty(len(values), np.uint64)
+        found = found[: kernels.distinct(values, index, found)]
+        if self._places is None:
+            return found, index
+        arranged = np.empty_like(found)
+        kernels.arrange(self._places(found), found, index, arranged)
+        return arranged, index
 
 
 def _narrowed(slot: SlotIndex, rows: I64, chosen: Tensor) -> SlotIndex:
@@ -211,33 +243,6 @@ def _indices(values: Iterable[int]) -> Tensor:
 
 def _starts(lengths: I64) -> I64:
     return np.concatenate((_FIRST, np.cumsum(lengths)[:-1]))
-
-
-def _distinct(
-    slots: Sequence[SlotConfig], flat: U64, ends: Sequence[int]
-) -> tuple[dict[str, U64], list[I64]]:
-    """The distinct ids by table, and for each slot the index of its ids among them; see `Gathered`."""
-    ids: dict[str, U64] = {}
-    indices: list[I64] = [np.empty(0, np.int64)] * len(slots)
-    values = [flat[start:end] for start, end in pairwise([0, *ends])]
-    tables = dict.fromkeys(s.table for s in slots)
-    for table in tables:
-        mine = [i for i, s in enumerate(slots) if s.table == table]
-        ids[table], inverse = _numbered(
-            flat if len(tables) == 1 else np.concatenate([values[i] for i in mine])
-        )
-        end = 0
-        for i in mine:
-            start, end = end, end + len(values[i])
-            indices[i] = inverse[start:end]
-    return ids, indices
-
-
-def _numbered(values: U64) -> tuple[U64, I64]:
-    """The distinct values, in the order of their first occurrence, and which of them each is."""
-    index, found = np.empty(len(values), np.int64), np.empty(len(values), np.uint64)
-    count = kernels.distinct(values, index, found)
-    return found[:count], index
 
 
 def _slot_index(slot: SlotConfig, index: I64, lengths: I64 | None) -> SlotIndex:

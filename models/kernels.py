@@ -67,6 +67,30 @@ def spread(gradient: Any, index: Any, starts: Any, mean: Any, slot: Any, rows: A
                 flat[place + j] += given[here + j] * share
 
 
+@kernel(VOID(taken(I64, 1), taken(U64, 1), made(I64, 1), made(U64, 1)))
+def arrange(places: Any, found: Any, index: Any, out: Any) -> None:
+    """Number distinct ids anew, so that those of one place lie side by side, in the order that they had.
+
+    Args:
+        places: (u,): where each id is, from 0.
+        found: (u,): the id of each number.
+        index: in and out (n,): numbers.
+        out: out (u,): the id of each new number.
+    """
+    starts = np.zeros(places.max() + 2 if len(places) else 1, np.int64)
+    for number in range(len(places)):
+        starts[places[number] + 1] += 1
+    for place in range(1, len(starts)):
+        starts[place] += starts[place - 1]
+    after = np.empty(len(places), np.int64)
+    for number in range(len(places)):
+        after[number] = starts[places[number]]
+        out[after[number]] = found[number]
+        starts[places[number]] += 1
+    for i in range(len(index)):
+        index[i] = after[index[i]]
+
+
 @inlined
 def _hashed(wanted: Any) -> Any:
     mixed = wanted * _GOLDEN

@@ -21,7 +21,7 @@ from parameter_server.errors import InvalidRequest, ShardError
 from parameter_server.router import shard_of, split
 from parameter_server.security import read_credentials
 from schema.config import ParameterServerConfig
-from schema.records import F32, U64
+from schema.records import F32, I64, U64
 
 _DENSE_SHARD: Final = 0
 _MEBIBYTE: Final = 1 << 20
@@ -79,7 +79,11 @@ class ParameterClient:
 
     def shard_of(self, wanted: int) -> int:
         """Which shard holds id `wanted`."""
-        return int(shard_of(np.array([wanted], np.uint64), self.shards)[0])
+        return int(self.shards_of(np.array([wanted], np.uint64))[0])
+
+    def shards_of(self, ids: U64) -> I64:
+        """Which shard holds each of `ids` uint64 (n,). Ids that lie by shard cost less to ask for."""
+        return shard_of(ids, self.shards)
 
     def pull(self, table: str, ids: U64) -> F32:
         """The vector of each id of `ids` uint64 (n,), repeats allowed; float32 (n, dim). Creates no row.
@@ -89,13 +93,7 @@ class ParameterClient:
         dim = self._dim(table)
         _check("ids", ids, np.uint64, (len(ids),))
         most = max(1, self._config.max_message_mb * _MEBIBYTE // (_FLOAT_BYTES * dim + _ID_BYTES))
-        jobs: list[tuple[int, Any]] = []
-        for shard, positions in split(ids, self.shards):
-            count = len(ids) if positions is None else len(positions)
-            for start in range(0, count, most):
-                part = slice(start, start + most)
-                jobs.append((shard, part if positions is None else positions[part]))
-
+        jobs = [(shard, part) for shard, where in split(ids, self.shards) for part in _parts(where, most)]
         if self.shards == 1 and len(jobs) == 1:
             return self._pull(0, table, ids, dim)
         out = np.empty((len(ids), dim), np.float32)
@@ -164,10 +162,9 @@ class ParameterClient:
             _check("ids", ids, np.uint64, (len(ids),))
             _check("gradients", values, np.float32, (len(ids), self._dim(table)))
             for shard, where in split(ids, self.shards):
-                part = values if where is None else values[where]
+                part = values[where]
                 if len(part):
-                    kept = ids if where is None else ids[where]
-                    blocks[shard].append(wire.Block(table, kept, part.reshape(-1)))
+                    blocks[shard].append(wire.Block(table, ids[where], part.reshape(-1)))
         return blocks
 
     def _push(self, shard: int, header: messages.Push, encoded: wire.Encoded) -> messages.PushDone:
@@ -223,7 +220,7 @@ class ParameterClient:
         """Remove the rows of `ids` uint64 (n,); how many there were (after a retry, too few may be told)."""
         self._dim(table)
         _check("ids", ids, np.uint64, (len(ids),))
-        parts = [ids if where is None else ids[where] for _, where in split(ids, self.shards)]
+        parts = [ids[where] for _, where in split(ids, self.shards)]
 
         def send(shard: int) -> int:
             request = messages.Evict(shard, self.shards, table, parts[shard].astype("<u8").tobytes())
@@ -298,6 +295,13 @@ class ParameterClient:
         if dim is None:
             raise InvalidRequest(f"table: {table!r}; legal are {', '.join(self._dims)}")
         return dim
+
+
+def _parts(where: NDArray[np.intp] | slice, most: int) -> list[NDArray[np.intp] | slice]:
+    """`where` cut into parts of at most `most`."""
+    if isinstance(where, slice):
+        return [slice(at, min(at + most, where.stop)) for at in range(where.start, where.stop, most)]
+    return [where[at : at + most] for at in range(0, len(where), most)]
 
 
 def _done(job: Callable[[Any], T], argument: Any) -> Future[T]:

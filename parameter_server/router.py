@@ -43,11 +43,12 @@ def shard_of(ids: U64, shards: int) -> I64:
     return bucket_of(ids) * shards // BUCKETS
 
 
-def split(ids: U64, shards: int) -> Iterator[tuple[int, NDArray[np.intp] | None]]:
-    """For every shard, in order, the positions in `ids` that it holds; None means all of them."""
+def split(ids: U64, shards: int) -> Iterator[tuple[int, NDArray[np.intp] | slice]]:
+    """For every shard, in order, the positions in `ids` that it holds: a slice if all lie by shard."""
     if shards == 1:
-        yield 0, None
+        yield 0, slice(0, len(ids))
         return
     owner = shard_of(ids, shards)
+    ends = np.searchsorted(owner, np.arange(shards + 1)).tolist() if (owner[1:] >= owner[:-1]).all() else None
     for shard in range(shards):
-        yield shard, np.flatnonzero(owner == shard)
+        yield shard, np.flatnonzero(owner == shard) if ends is None else slice(ends[shard], ends[shard + 1])

@@ -39,12 +39,7 @@ class Traced(NamedTuple):
 
 def trace_of(request_id: str) -> int:
     """The trace of a request, 63 bits of a hash of its id; 0 for the many that are not traced."""
-    return trace_of_bytes(request_id.encode(errors="surrogatepass"))
-
-
-def trace_of_bytes(request_id: bytes) -> int:
-    """As `trace_of`, of the id in UTF-8."""
-    digest = hashlib.blake2b(request_id, digest_size=8).digest()
+    digest = hashlib.blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest()
     trace = int.from_bytes(digest, "little") >> 1
     return trace if trace % TRACED == 0 else 0
 

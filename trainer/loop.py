@@ -82,7 +82,7 @@ class Trainer:
         self._ways = Ways(settings.traces_per_step)
         self._ranks = ranks or Alone()
         self._watch = watch
-        self._learner = Learner(config, client, ranks=self._ranks)
+        self._learner = Learner(config, client, ranks=self._ranks, places=client.shards_of)
         self.state = TrainerState(config, self._learner, history=feed.history)
         wait = settings.batch_wait_seconds
         self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)

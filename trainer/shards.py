@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from parameter_server.errors import ParameterServerError
+from schema.records import I64, U64
 from trainer.errors import ShardReset
 from trainer.journal import Push
 from trainer.manifest import Manifest, ShardPlace
@@ -62,6 +63,9 @@ class Client(Puller, DenseSink, Protocol):
     @property
     def shards(self) -> int:
         """How many there are."""
+
+    def shards_of(self, ids: U64) -> I64:
+        """Which of them has each of `ids` (n,)."""
 
     def push(
         self,

@@ -21,7 +21,7 @@ from models.dense import dump_payload
 from models.heads import Heads, Targets
 from models.mmoe import MMoE
 from schema.config import Config
-from schema.records import F32, U64
+from schema.records import F32, I64, U64
 from trainer.arrivals import Arrived
 from trainer.engagements import Wanted
 from trainer.errors import DeviceMissing
@@ -78,6 +78,7 @@ class Learner:
         puller: where embeddings come from.
         clock: seconds, for timings.
         ranks: the processes that this one learns the dense parameters with.
+        places: which shard has each of some ids; asking is cheaper for ids that lie by shard.
 
     Raises:
         DeviceMissing: `trainer.device` is not there.
@@ -89,6 +90,7 @@ class Learner:
         puller: Puller,
         clock: Callable[[], float] = time.perf_counter,
         ranks: Ranks | None = None,
+        places: Callable[[U64], I64] | None = None,
     ) -> None:
         self.device = device_of(config)
         torch.manual_seed(config.trainer.seed)
@@ -104,7 +106,7 @@ class Learner:
         if retrieval is not None and self.retrieval is not None:
             group = {"params": list(self.retrieval.module.parameters()), "lr": retrieval.learning_rate}
             self.optimizer.add_param_group(group)
-        self._collator = Collator(config.features)
+        self._collator = Collator(config.features, places)
         self._puller = puller
         self._ranks = ranks or Alone()
         self._clock = clock

@@ -99,3 +99,16 @@ def test_dense_values_that_are_not_as_configured_are_refused(field, text):
     features = msgspec.structs.replace(Request(np.random.default_rng(2), 2).features(), **{field: b""})
     with pytest.raises(ValueError, match=text):
         Collator(FEATURES).collate([features], [2])
+
+
+@given(seed=st.integers(0, 10_000), counts=st.lists(st.integers(1, 5), min_size=1, max_size=6))
+def test_ids_of_one_place_lie_side_by_side_and_mean_the_same(seed, counts):
+    rng = np.random.default_rng(seed)
+    requests = [Request(rng, n) for n in counts]
+    features = [r.features(tuple(range(len(ITEMS)))) for r in requests]
+    plain = Collator(FEATURES).collate(features, counts)
+    placed = Collator(FEATURES, lambda ids: (ids % 3).astype(np.int64)).collate(features, counts)
+    for table, ids in plain.ids.items():
+        assert np.array_equal(placed.ids[table], ids[np.argsort(ids % 3, kind="stable")])
+    for mine, its in zip((*placed.context, *placed.items), (*plain.context, *plain.items), strict=True):
+        assert np.array_equal(placed.ids[mine.table][mine.index], plain.ids[its.table][its.index])

@@ -42,11 +42,20 @@ def test_split_partitions_positions_in_order(shards: int) -> None:
     ids = np.arange(100, dtype=np.uint64)
     seen = np.zeros(100, np.int64)
     for shard, where in split(ids, shards):
-        chosen = np.arange(100) if where is None else where
+        chosen = np.arange(100)[where]
         assert (shard_of(ids[chosen], shards) == shard).all()
         assert (np.diff(chosen) > 0).all()
         seen[chosen] += 1
     assert (seen == 1).all()
+
+
+def test_ids_by_shard_are_split_without_a_copy() -> None:
+    ids = np.arange(100, dtype=np.uint64)
+    by_shard = ids[np.argsort(shard_of(ids, 3), kind="stable")]
+    parts = [by_shard[where] for _, where in split(by_shard, 3)]
+    assert all(np.shares_memory(part, by_shard) for part in parts)
+    assert np.array_equal(np.concatenate(parts), by_shard)
+    assert all((shard_of(part, 3) == shard).all() for shard, part in enumerate(parts))
 
 
 def test_routing_never_changes() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from schema.records import F32, U64
+from schema.records import F32, I64, U64
 from tests.trainer.make import DIM
 from trainer.entries import Position
 from trainer.feed import Chunk
@@ -240,6 +240,9 @@ class FakeServer:
                 if learned is not None:
                     vectors[i] -= np.float32(0.05) * learned
         return vectors
+
+    def shards_of(self, ids: U64) -> I64:
+        return (ids % np.uint64(SHARDS)).astype(np.int64)
 
     def push(
         self, trainer: str, step: int, gradients: Gradients, event_time: int, completed_at: Sequence[int] = ()

@@ -15,8 +15,9 @@ from models.batch import Batch, Collator
 from schema.codec import TRAINING_SAMPLES
 from schema.errors import InvalidMessage
 from schema.records import Features, IdColumn, SampleBlock, column
+from schema.stages import trace_of
 from tests.trainer.make import FORM, TASKS, block, config, records
-from trainer.columns import scan, tokens
+from trainer.columns import blake2, scan, tokens
 from trainer.columns.blocks import Blocks
 from trainer.columns.rows import BlockRows
 from trainer.entries import Entry
@@ -278,3 +279,23 @@ def same_batch(ours: Batch, theirs: Batch) -> None:
             assert np.array_equal(mine.offsets, its.offsets)
     for name in ("request_of_row", "context_dense", "item_dense", "positions", "surfaces"):
         assert np.array_equal(getattr(ours, name), getattr(theirs, name)), name
+
+
+@given(st.lists(st.text(max_size=300), max_size=5))
+def test_traces_are_those_of_the_requests(names):
+    raw = [name.encode() for name in names]
+    sizes = np.array([len(name) for name in raw], np.int64)
+    found = np.empty(len(raw), np.int64)
+    blake2.traces(np.frombuffer(b"".join(raw), "u1"), np.cumsum(sizes) - sizes, sizes, found)
+    assert found.tolist() == [trace_of(name) for name in names]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 255, 256, 257, 1000])
+def test_some_requests_are_traced_whatever_their_length(size):
+    names = [f"{i:04d}".ljust(size, "x")[:size] if size > 4 else f"{i:04d}"[:size] for i in range(1000)]
+    raw = b"".join(name.encode() for name in names)
+    sizes = np.full(len(names), size, np.int64)
+    found = np.empty(len(names), np.int64)
+    blake2.traces(np.frombuffer(raw, "u1"), np.cumsum(sizes) - sizes, sizes, found)
+    assert found.tolist() == [trace_of(name) for name in names]
+    assert size < 4 or 2 < np.count_nonzero(found) < 40

@@ -14,7 +14,6 @@ import numpy as np
 
 from schema.codec import TRAINING_SAMPLES
 from schema.records import I64, U8, SampleBlock
-from schema.stages import trace_of_bytes
 from trainer.columns import layout as at_
 from trainer.columns.layout import Form
 
@@ -119,11 +118,3 @@ class Blocks:
     def busy_rows(self) -> int:
         """How many rows have a known label."""
         return self.rows - int(self.table[:, at_.IDLE_ROWS].sum())
-
-    def traces(self) -> I64:
-        """Of each, as `schema.stages` has it, shape (b,)."""
-        starts = self.table[:, at_.AT_REQUEST_ID]
-        ends = starts + self.table[:, at_.REQUEST_ID_SIZE]
-        spans = zip(starts.tolist(), ends.tolist(), strict=True)
-        ids = (self.data[start:end].tobytes() for start, end in spans)
-        return np.array([trace_of_bytes(request_id) for request_id in ids], np.int64)

@@ -34,15 +34,17 @@ from schema.records import I64, U8
     MESSAGE,
     WITHIN,
     LAST,
-) = range(17)
+    TRACE,
+) = range(18)
 """As SampleBlock has them; ROWS is how many there are, RETRACTS whether there is such a column.
 
-MESSAGE is the offset of its message, WITHIN its number there, LAST whether there is none behind it.
+MESSAGE is the offset of its message, WITHIN its number there, LAST whether there is none behind it. TRACE is
+as `schema.stages.trace_of` has it.
 
 JOINED_AT is when its message was made, Unix ms, COMPLETED_AT where that is not known; IDLE_ROWS is how many
 rows have no known label."""
 
-PLACES: Final = 17
+PLACES: Final = 18
 (
     AT_BLOCK,
     AT_END,

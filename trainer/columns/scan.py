@@ -8,7 +8,7 @@ import numpy as np
 
 from schema.codec import TRAINING_SAMPLES, envelope_body
 from schema.records import I64, SampleBlock
-from trainer.columns import kernels
+from trainer.columns import blake2, kernels
 from trainer.columns import layout as at_
 from trainer.columns.blocks import Blocks
 from trainer.columns.layout import Form
@@ -43,7 +43,12 @@ def read(form: Form, bodies: Sequence[bytes | memoryview], *, any_text: bool = F
         slots,
         counts,
     )
-    return Blocks(form, data, table[:found], slots[:found]), counts
+    table = table[:found]
+    traces = np.empty(found, np.int64)
+    starts, sizes = (np.ascontiguousarray(table[:, f]) for f in (at_.AT_REQUEST_ID, at_.REQUEST_ID_SIZE))
+    blake2.traces(data, starts, sizes, traces)
+    table[:, at_.TRACE] = traces
+    return Blocks(form, data, table, slots[:found]), counts
 
 
 def encoded(form: Form, blocks: Sequence[SampleBlock]) -> Blocks:
