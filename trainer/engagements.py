@@ -29,6 +29,7 @@ class Engagements:
     requests (their number is `requests`) have at least one engagement: the items of all histories `history`
     i64 (total,), whose those are `owners` i64 (total,), and `own` u64 (R,), the users' own feature ids, 0 for
     none; None if not wanted. Of the pairs, in order: `users` i64 (m,), and the items `engaged` i64 (m,).
+    `event_time` is that of the middle one of all requests, Unix ms.
     """
 
     shown: I64
@@ -39,6 +40,7 @@ class Engagements:
     own: U64 | None
     users: I64
     engaged: I64
+    event_time: int
 
     def joined(self, items: I64, contents: U64) -> Engagements:
         """With further `items` (k,) and their feature ids (k, WIDTH); what is shown stays as it is."""
@@ -54,10 +56,10 @@ class Wanted:
     """Engagements that wait for the rows of all who take part.
 
     `items` i64 (n,) are these, made of `parts`, where the users' own ids follow behind them; `new` bool (n,)
-    says which are not on the structure. `shown`, `contents`, `users` and `engaged` are as above. What is left
-    are places in `items`: of the histories (total,), which start at `starts` (R,), of the users' own ids (R,)
-    in `parts`, of the softmax's candidates (c,), of the items drawn evenly (k,); and `positives` i64 (m,),
-    the places of the pairs' items among the candidates.
+    says which are not on the structure. `shown`, `contents`, `users`, `engaged`, `event_time` are as above.
+    What is left are places in `items`: of the histories (total,), which start at `starts` (R,), of the users'
+    own ids (R,) in `parts`, of the softmax's candidates (c,), of the items drawn evenly (k,); and `positives`
+    i64 (m,), the places of the pairs' items among the candidates.
     """
 
     items: I64
@@ -73,6 +75,7 @@ class Wanted:
     users: I64
     engaged: I64
     positives: I64
+    event_time: int
 
 
 class EngagementReader:
@@ -107,6 +110,7 @@ class EngagementReader:
             None if self._own is None else _first(*rows.context_ids(self._own, active)),
             users,
             items[engaged],
+            sorted(p.event_time for p in pieces)[len(pieces) // 2],
         )
 
 
@@ -141,6 +145,7 @@ def wanted(read: Engagements, drawn: I64, structure: PathStructure, contents: Co
         read.users,
         read.engaged,
         np.searchsorted(candidates, read.engaged),
+        read.event_time,
     )
 
 

@@ -177,7 +177,7 @@ class Pipeline:
         retrieval = self._learner.retrieval
         if retrieval is None or self._arrivals is None:
             return Arrived()
-        return self._arrivals.take(retrieval.learner.structure.__contains__)
+        return self._arrivals.take(retrieval.learner.structure.remembers)
 
     def _compute(self, fetched: Fetched, batch: RowBatch, step: int, arrived: Arrived) -> Computed:
         """Compute the ranker's part, while retrieval's rows are fetched, and then retrieval's."""

@@ -23,6 +23,7 @@ from models.retrieval.items import Contents, SavedContents, whole_contents
 from models.retrieval.learning import SavedLearner, StructureLearner, whole_learner
 from models.retrieval.model import Candidates, DeepRetrieval, Pairs
 from models.retrieval.shipping import Shipper
+from models.retrieval.sightings import SavedSightings, Sightings
 from models.retrieval.weights import BeamWeights
 from schema.config import Config, RetrievalConfig
 from schema.records import F32, I64, U64
@@ -47,6 +48,7 @@ class SavedRetrieval(msgspec.Struct, frozen=True, array_like=True):
     contents: SavedContents
     frequencies: SavedFrequencies
     quest: SavedQuest
+    sightings: SavedSightings = SavedSightings()
 
     @property
     def whole(self) -> bool:
@@ -84,6 +86,7 @@ class Retrieval:
         self._contents = Contents()
         self._frequencies = ItemFrequencies(_FREQUENCY_DECAY)
         self._quest = Quest()
+        self._sightings = Sightings(retrieval.item_expiry_seconds)
         self._reader = EngagementReader(config, retrieval)
         self._shipper = Shipper(self.learner.structure)
         self._said: dict[str, Any] = {}
@@ -100,7 +103,13 @@ class Retrieval:
 
         `rows` f32 (u, dim + 1) are those of `batch.parts.ids`. The dense gradients stay in the module. The
         sparse ones are of the loss summed over engagements; None without any, or if one is not finite.
+        Items that have not been seen for too long are off the structure afterwards.
         """
+        found = self._learn(batch, rows)
+        self._forget_unseen()
+        return found
+
+    def _learn(self, batch: Wanted, rows: F32) -> tuple[U64, F32] | None:
         weights = self.module.export()
         self._place(batch, batch.parts.sums(rows), weights)
         self._said = self._standing()
@@ -141,6 +150,7 @@ class Retrieval:
             self._contents.saved(contents),
             self._frequencies.saved(),
             self._quest.saved(),
+            self._sightings.saved(),
         )
 
     def restore(self, saved: SavedRetrieval) -> None:
@@ -155,6 +165,7 @@ class Retrieval:
         self._contents.restore(saved.contents)
         self._frequencies.restore(saved.frequencies)
         self._quest.restore(saved.quest)
+        self._sightings.restore(saved.sightings)
         self._shipper.forget()
 
     def _standing(self) -> dict[str, Any]:
@@ -189,7 +200,17 @@ class Retrieval:
                     put(items, tower.users(vectors[places], np.arange(len(items))), weights)
         else:
             learner.paths(new)
-        self._contents.put(learner.structure.rows_of(batch.shown), batch.contents)
+        shown = learner.structure.rows_of(batch.shown)
+        self._contents.put(shown, batch.contents)
+        self._sightings.note(shown, learner.structure.rows, batch.event_time)
+
+    def _forget_unseen(self) -> None:
+        """Take the items off the structure that nobody has been shown for too long."""
+        rows = self._sightings.expired()
+        items = self.learner.structure.items_at(rows)
+        here = items >= 0
+        self.learner.remove(items[here])
+        self._frequencies.forget(rows[here])
 
     def _users(self, batch: Wanted, summed: Tensor) -> Tensor:
         vectors = summed[:, : self._dim]

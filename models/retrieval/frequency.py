@@ -56,6 +56,12 @@ class ItemFrequencies:
             more = max(rows, 2 * len(self.counts)) - len(self.counts)
             self.counts = np.concatenate([self.counts, np.zeros(more)])
 
+    def forget(self, rows: I64) -> None:
+        """Drop the counts of `rows`: their items are gone, and others will take the rows."""
+        rows = rows[rows < len(self.counts)]
+        self.total = max(self.total - float(self.counts[rows].sum()), 0.0)
+        self.counts[rows] = 0
+
     def log_inclusion(self, rows: I64, draws: int, even: float = 0.0) -> F32:
         """log(1 - (1 - p)^draws (1 - even)): the chance to be among `draws` positives, or drawn.
 

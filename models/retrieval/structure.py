@@ -84,6 +84,10 @@ class PathStructure:
     def __contains__(self, item: int) -> bool:
         return item in self._row_of
 
+    def remembers(self, item: int) -> bool:
+        """Whether `item` is here, or was, and a delta can still tell that it is gone."""
+        return item in self._row_of or item in self._removed
+
     @property
     def rows(self) -> int:
         """Every row is below this."""

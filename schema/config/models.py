@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from schema.config.values import Count, Name, Positive, PositiveFloat, Section
+from schema.config.values import Count, Name, Positive, PositiveFloat, PositiveSeconds, Section
 
 
 class PositionConfig(Section, frozen=True, kw_only=True):
@@ -47,7 +47,8 @@ class RetrievalConfig(Section, frozen=True, kw_only=True):
     `beam` paths are kept a layer, and at most `rerank` of their items reranked.
     `scored_paths` an item are remembered, of the `score_beam` paths of each of its users: few would leave the
     penalty no room to spread items. `score_decay` is what a score is worth one pair later; an M-step of
-    `sweeps` passes follows every `placement_rows` pairs.
+    `sweeps` passes follows every `placement_rows` pairs. An item that no trained row has shown for
+    `item_expiry_seconds` of event time leaves the structure until one does; null: none ever does.
     """
 
     history: Name
@@ -68,5 +69,6 @@ class RetrievalConfig(Section, frozen=True, kw_only=True):
     score_decay: Annotated[float, Meta(gt=0, le=1)] = 0.999
     sweeps: Positive = 3
     placement_rows: Positive = 100_000
+    item_expiry_seconds: PositiveSeconds | None = 2_592_000.0
     learning_rate: PositiveFloat = 0.002
     seed: Count = 0

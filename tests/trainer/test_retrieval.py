@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from models.dense import RANKER, dump_payload
 from models.retrieval.beam import search
 from models.retrieval.items import packed_row
-from models.retrieval.shipping import RETRIEVAL, STRUCTURE
+from models.retrieval.shipping import RETRIEVAL, STRUCTURE, Follower, decode_shipment
+from models.retrieval.sightings import SavedSightings
 from parameter_server.shard import Shard
 from schema.config_file import parse_config
+from schema.errors import ConfigError
 from schema.ids import feature_id
 from schema.records import Features, IdColumn, column
 from tests.trainer import make
@@ -54,15 +56,20 @@ def learned(trainer) -> tuple[bytes, bytes]:
     return msgspec.msgpack.encode(saved), moments
 
 
-@given(seed=st.integers(0, 3), kills=st.lists(st.integers(1, 100), max_size=4, unique=True).map(tuple))
-@settings(max_examples=5)
-def test_a_run_killed_anywhere_has_learned_what_one_that_never_was_has(seed, kills):
+@given(
+    seed=st.integers(0, 3),
+    kills=st.lists(st.integers(1, 100), max_size=4, unique=True).map(tuple),
+    expiry=st.sampled_from([None, 0.5, 3.0]),
+)
+@settings(max_examples=8)
+def test_a_run_killed_anywhere_has_learned_what_one_that_never_was_has(seed, kills, expiry):
     """Vectors do not learn here, so gradients do not depend on what was pushed, and all must be equal."""
     messages, outcomes = stream(seed), []
+    retrieval = make.RETRIEVAL | {"item_expiry_seconds": expiry}
     for at in ((), kills):
         with (
             tempfile.TemporaryDirectory() as folder,
-            world(Path(folder), messages, at, retrieval=make.RETRIEVAL, arrivals=Catalogue) as made,
+            world(Path(folder), messages, at, retrieval=retrieval, arrivals=Catalogue) as made,
         ):
             outcomes.append(learned(made.to_the_end()))
     assert outcomes[0] == outcomes[1]
@@ -125,6 +132,100 @@ def test_what_the_catalogue_tells_is_in_the_journal(tmp_path):
         assert trainer.state.counters.replayed_steps > 0
         arrived = sum(i >= 1000 for i in trainer._learner.retrieval.learner.structure.item_ids().tolist())
         assert arrived == min(600, MOST * trainer.state.counters.step)
+
+
+def _request(offset: int, at: float) -> Piece:
+    """Rows of items 10 + (offset, offset + 1, offset + 2) % 9, shown `at` seconds."""
+    sample = make.block(offset, event_time=int(1000 * at))
+    found = piece(sample, sample.mask)
+    assert found is not None
+    return found
+
+
+def _learner(expiry: float | None) -> Retrieval:
+    config = make.config(retrieval=make.RETRIEVAL | {"item_expiry_seconds": expiry})
+    assert config.retrieval is not None
+    return Retrieval(config, config.retrieval)
+
+
+def _step(retrieval: Retrieval, step: int, *pieces: Piece, arrived: Arrived | None = None) -> list[int]:
+    """The items on the structure after a step."""
+    wanted = retrieval.prepare(pieces, step, arrived or Arrived())
+    retrieval.learn(wanted, np.zeros((len(wanted.parts.ids), make.DIM), np.float32))
+    return sorted(
+        retrieval.learner.structure.item_ids()[retrieval.learner.structure.item_ids() >= 0].tolist()
+    )
+
+
+def test_items_that_nobody_has_been_shown_for_too_long_leave_and_may_come_back():
+    retrieval = _learner(160.0)
+    arrived = Arrived.of([Arrival(1000, packed_row([column([feature_id(2, 1000)], "<u8")]))])
+    assert _step(retrieval, 1, _request(0, 1000), arrived=arrived) == [10, 11, 12, 1000]
+    assert _step(retrieval, 2, _request(1, 1100)) == [10, 11, 12, 13, 1000]
+    assert _step(retrieval, 3, _request(2, 1160)) == [10, 11, 12, 13, 14, 1000]
+    assert _step(retrieval, 4, _request(2, 1171)) == [11, 12, 13, 14]
+    assert _step(retrieval, 5, _request(3, 1271)) == [12, 13, 14, 15]
+    structure = retrieval.learner.structure
+    assert structure.remembers(10)
+    assert structure.remembers(1000)
+    assert not structure.remembers(1001)
+    assert _step(retrieval, 6, _request(0, 1280)) == [10, 11, 12, 13, 14, 15]
+    assert retrieval.learner.scores.weights[structure.rows_of(np.array([10]))] <= 1
+
+
+def test_who_leaves_is_forgotten_by_what_takes_its_row():
+    retrieval = _learner(100.0)
+    _step(retrieval, 1, _request(0, 1000))
+    counted = retrieval._frequencies.total
+    _step(retrieval, 2, _request(3, 1000))
+    _step(retrieval, 3, _request(3, 1101))
+    structure = retrieval.learner.structure
+    assert structure.rows_of(np.array([10, 11, 12])).tolist() == [-1, -1, -1]
+    assert retrieval._frequencies.counts[structure._free].sum() == 0
+    assert retrieval._frequencies.total == pytest.approx(retrieval._frequencies.counts.sum())
+    assert (retrieval.learner.scores.weights[structure._free] == 0).all()
+    _step(retrieval, 4, _request(6, 1102))
+    assert structure.rows == 6
+    assert counted > 0
+
+
+def test_one_clock_that_is_wrong_makes_nothing_old():
+    retrieval = _learner(100.0)
+    _step(retrieval, 1, _request(0, 1000))
+    pieces = [_request(3, 1010), _request(3, 9e9), _request(3, 1011)]
+    assert _step(retrieval, 2, *pieces) == [10, 11, 12, 13, 14, 15]
+
+
+def test_without_an_expiry_items_stay():
+    retrieval = _learner(None)
+    _step(retrieval, 1, _request(0, 1000))
+    assert _step(retrieval, 2, _request(3, 9e9)) == [10, 11, 12, 13, 14, 15]
+
+
+def test_what_leaves_reaches_a_copy_as_a_removal_of_the_same_payload():
+    retrieval, copy = _learner(100.0), Follower(16, 2)
+    for step, (offset, at) in enumerate([(0, 1000), (3, 1050), (3, 1101), (6, 1160)], 1):
+        _step(retrieval, step, _request(offset, at))
+        payloads = dict(retrieval.payloads())
+        copy.follow(decode_shipment(payloads[RETRIEVAL]), lambda: payloads[STRUCTURE])  # noqa: B023
+        assert copy.structure.digest() == retrieval.learner.structure.digest()
+    assert copy.snapshots == 1
+    assert 10 not in copy.structure
+    assert 16 in copy.structure
+
+
+def test_a_checkpoint_of_before_items_expired_says_that_all_were_seen_just_now():
+    old, new = _learner(None), _learner(100.0)
+    _step(old, 1, _request(0, 1000))
+    new.restore(msgspec.structs.replace(old.saved(), sightings=SavedSightings()))
+    assert _step(new, 2, _request(3, 5000)) == [10, 11, 12, 13, 14, 15]
+    assert _step(new, 3, _request(3, 5101)) == [13, 14, 15]
+
+
+@pytest.mark.parametrize("seconds", [0, -5])
+def test_an_expiry_that_is_none_is_refused(seconds):
+    with pytest.raises(ConfigError, match="item_expiry_seconds"):
+        make.config(retrieval=make.RETRIEVAL | {"item_expiry_seconds": seconds})
 
 
 def test_what_a_batch_says():
