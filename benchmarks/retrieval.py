@@ -74,7 +74,7 @@ class _Run:
         return self.ratios(best) | {
             "mean_items_reranked": float(found.reranked.mean()),
             "most_items_reranked": float(found.reranked.max()),
-            "largest_path_items": float(deep.learner.structure.index().sizes().max()),
+            "largest_path_items": float(deep.learner.structure.sizes().max()),
         }
 
     def ratios(self, best: I64) -> dict[str, float]:

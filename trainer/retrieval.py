@@ -170,7 +170,7 @@ class Retrieval:
 
     def _standing(self) -> dict[str, Any]:
         structure = self.learner.structure
-        largest = int(structure.index().sizes().max())
+        largest = int(structure.sizes().max())
         return {"items": len(structure), "version": structure.version, "largest_path": largest}
 
     def _drawn(self, step: int) -> I64:
@@ -222,7 +222,7 @@ class Retrieval:
         """See how well the engaged items are found, count them, and let them say where they belong."""
         structure, items = self.learner.structure, batch.engaged
         rows = structure.rows_of(items)
-        sizes = structure.index().sizes()
+        sizes = structure.sizes()
         self._frequencies.grow(structure.rows)
         beams = search(weights, users, self._config.beam)
         self._quest.count(beams, batch.users, structure.paths_at(rows), sizes, self._frequencies.ranks(rows))

@@ -115,7 +115,7 @@ def learn(
         began, ends = time.monotonic(), number == schedule.rounds
         losses = [learning.epoch() for _ in range(schedule.last if ends else schedule.epochs)]
         moved = 0 if ends or schedule.frozen else learning.place()
-        largest = learning.learner.structure.index().sizes().max()
+        largest = learning.learner.structure.sizes().max()
         took = time.monotonic() - began
         say(f"structure loss {losses[-1]:.3f}, {moved} items moved, largest path {largest}, {took:.0f} s")
     return Learned(learning.network.export(), learning.learner)

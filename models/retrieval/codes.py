@@ -33,7 +33,8 @@ _HALF_ITEM: Final = np.float32(0.5001)
 _HALF_USER: Final = np.float32(0.51)
 """Half a unit, and what the unit's own rounding adds."""
 _MORE: Final = np.float32(1.001)
-_UNDERFLOW: Final = np.float32(1e-37)
+_UNDERFLOW: Final = np.float32(1e-35)
+"""More than products of the smallest units are off by."""
 
 
 @inlined

@@ -30,12 +30,13 @@ def _fill(paths: Any, cursor: Any, members: Any) -> None:
                 cursor[path] += 1
 
 
-@kernel(VOID(_MATRIX, made(INT64, 1)))
-def _count(paths: Any, sizes: Any) -> None:
+@kernel(VOID(_MATRIX, INT64, made(INT64, 1)))
+def count(paths: Any, by: Any, sizes: Any) -> None:
+    """Add `by` to what `sizes` (paths,) says of each of `paths` i32 (rows, J), -1 for none."""
     for row in range(paths.shape[0]):
         for j in range(paths.shape[1]):
             if paths[row, j] >= 0:
-                sizes[paths[row, j]] += 1
+                sizes[paths[row, j]] += by
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class InvertedIndex:
 def path_sizes(assignments: I32, paths: int) -> I64:
     """How many of `assignments` i32 (rows, J), -1 for none, are on each of `paths` paths."""
     sizes = np.zeros(paths, np.int64)
-    _count(np.ascontiguousarray(assignments), sizes)
+    count(np.ascontiguousarray(assignments), 1, sizes)
     return sizes
 
 

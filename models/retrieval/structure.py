@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.retrieval.delta import Digest, StructureDelta, StructureError, digest_of
-from models.retrieval.inverted import InvertedIndex, build_index
+from models.retrieval.inverted import InvertedIndex, build_index, count, path_sizes
 from schema.config_check import PATHS_LIMIT
 
 I64 = NDArray[np.int64]
@@ -73,6 +73,7 @@ class PathStructure:
         self._ids: I64 = np.full(16, _NONE, np.int64)
         self._paths: I32 = np.full((16, self.slots), _NONE, np.int32)
         self._changed: I64 = np.zeros(16, np.int64)
+        self._sizes: I64 = np.zeros(self.total_paths, np.int64)
         self._used = 0
         self._removed: dict[int, int] = {}
         self._complete_since = 0
@@ -126,6 +127,8 @@ class PathStructure:
         rows[new] = [self._take_row(i) for i in items[new].tolist()]
         moved = new | (self._paths[rows] != paths).any(axis=1)
         if moved.any():
+            count(self._paths[rows[moved]], -1, self._sizes)
+            count(paths[moved], 1, self._sizes)
             self._paths[rows[moved]] = paths[moved]
             self._step(rows[moved])
         return int(moved.sum())
@@ -135,14 +138,18 @@ class PathStructure:
         gone = [i for i in dict.fromkeys(items.tolist()) if i in self._row_of]
         if gone:
             self._step(np.empty(0, np.int64))
-        for item in gone:
-            row = self._row_of.pop(item)
-            self._ids[row], self._paths[row], self._changed[row] = _NONE, _NONE, 0
-            self._free.append(row)
-            self._removed[item] = self.version
+        rows = np.array([self._row_of.pop(item) for item in gone], np.int64)
+        count(self._paths[rows], -1, self._sizes)
+        self._ids[rows], self._paths[rows], self._changed[rows] = _NONE, _NONE, 0
+        self._free += rows.tolist()
+        self._removed |= dict.fromkeys(gone, self.version)
         while len(self._removed) > self._removed_kept:
             self._complete_since = self._removed.pop(next(iter(self._removed)))
         return len(gone)
+
+    def sizes(self) -> I64:
+        """How many items lie on each path, i64 (paths,); kept up, so that nothing has to be built."""
+        return self._sizes.copy()
 
     def digest(self) -> Digest:
         """Of all items with their paths."""
@@ -231,7 +238,7 @@ class PathStructure:
         self._ids = np.frombuffer(saved.ids, "<i8").astype(np.int64)
         self._paths = np.frombuffer(saved.paths, "<i4").reshape(-1, self.slots).astype(np.int32)
         self._changed = np.frombuffer(saved.changed, "<i8").astype(np.int64)
-        self._used = len(self._ids)
+        self._used, self._sizes = len(self._ids), path_sizes(self._paths, self.total_paths)
         self._row_of = {i: row for row, i in enumerate(self._ids.tolist()) if i >= 0}
         self._free = list(saved.free)
         self._removed = dict(saved.removed)

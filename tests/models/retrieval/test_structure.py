@@ -34,6 +34,7 @@ def _check_index(structure):
     for path in range(PATHS):
         assert sorted(ids[index.on(path)]) == sorted(i for i, paths in contents.items() if path in paths)
     assert index.sizes().sum() == sum(p >= 0 for paths in contents.values() for p in paths)
+    assert index.sizes().tolist() == structure.sizes().tolist()
 
 
 @settings(max_examples=60, deadline=None)
@@ -132,6 +133,7 @@ def test_a_restored_structure_goes_on_as_the_saved_one_does():
         _random_change(ways[1], restored)
         np.testing.assert_array_equal(structure.item_ids(), restored.item_ids())
         np.testing.assert_array_equal(structure.assignments(), restored.assignments())
+        _check_index(restored)
         assert structure.changes_since(3, 0) == restored.changes_since(3, 0)
     with pytest.raises(StructureError, match="legal is 1 of 30"):
         PathStructure(PATHS, 1).restore(structure.saved())
