@@ -20,7 +20,7 @@ from runtime.compiled import fused_kernel as kernel
 
 _IN1, _IN2, _IN3 = taken(F32, 1), taken(F32, 2), taken(F32, 3)
 _OUT1, _OUT2 = made(F32, 1), made(F32, 2)
-_INT1, _INT2 = made(types.int32, 1), made(types.int32, 2)
+_INT2 = made(types.int32, 2)
 _CODES, _KEYS = made(I64, 1), made(U64, 1)
 WEIGHTS: Final = (_IN3, _IN2, _IN3, _IN3, _IN2)
 """The types of `weights.BeamWeights.arrays()`."""
@@ -29,44 +29,32 @@ _ROUNDING: Final = np.float32(0.01)
 """Far more than a log-probability is off by."""
 
 
-@kernel(F32(_OUT1, _INT1))
-def _log_sum_exp(logits: Any, scratch: Any) -> Any:
-    """The log of sum(exp(logits)) to about 1e-6, in vector registers; `scratch` int32 (K,).
+@kernel(F32(_OUT1))
+def _log_sum_exp(logits: Any) -> Any:
+    """The log of sum(exp(logits)) to about 1e-6, in vector registers.
 
     exp(x) = 2^n 2^f, where n is the whole part of x / log(2): 2^n by its bits, 2^f by its Taylor polynomial.
     """
     top = logits[0]
     for k in range(1, logits.shape[0]):
         top = max(top, logits[k])
-    powers = scratch.view(np.float32)
-    for k in range(logits.shape[0]):
-        scaled = max((logits[k] - top) * np.float32(1.4426950408889634), np.float32(-126.0))
-        scratch[k] = np.int32(np.int32(scaled + np.float32(126.5)) + np.int32(1)) << np.int32(23)
     total = np.float32(0.0)
     for k in range(logits.shape[0]):
         scaled = max((logits[k] - top) * np.float32(1.4426950408889634), np.float32(-126.0))
-        whole = np.float32(np.int32(scaled + np.float32(126.5)) - np.int32(126))
-        f = (scaled - whole) * np.float32(0.6931471805599453)
+        above = np.int32(scaled + np.float32(126.5))
+        f = (scaled - np.float32(above - np.int32(126))) * np.float32(0.6931471805599453)
         series = np.float32(1.0) + f * np.float32(1 / 5) * (np.float32(1.0) + f * np.float32(1 / 6))
         series = np.float32(1.0) + f * np.float32(1 / 3) * (np.float32(1.0) + f * np.float32(1 / 4) * series)
         series = np.float32(1.0) + f * (np.float32(1.0) + f * np.float32(1 / 2) * series)
-        total += powers[k] * series
+        total += np.int32(np.int32(above + np.int32(1)) << np.int32(23)).view(np.float32) * series
     return top + np.float32(np.log(total))
 
 
-@kernel(VOID(_IN1, _IN3, _IN3, _IN2, I64, I64, _OUT1, _OUT1, _OUT1))
+@kernel(VOID(_IN1, _IN3, _IN3, _IN2, I64, I64, _OUT1, _OUT1))
 def _logits(
-    user: Any,
-    node_in: Any,
-    out: Any,
-    out_bias: Any,
-    layer: Any,
-    code: Any,
-    hidden: Any,
-    active: Any,
-    logits: Any,
+    user: Any, node_in: Any, out: Any, out_bias: Any, layer: Any, code: Any, hidden: Any, logits: Any
 ) -> None:
-    """Logits of the nodes of `layer` after the prefix `code`; `user` is the user's part."""
+    """Logits of the nodes of `layer` after the prefix `code`; `user` is the user's part, `hidden` scratch."""
     nodes = out_bias.shape[1]
     for h in range(hidden.shape[0]):
         hidden[h] = user[h]
@@ -78,8 +66,8 @@ def _logits(
         for h in range(hidden.shape[0]):
             hidden[h] += table[node, h]
     for h in range(hidden.shape[0]):
-        active[h] = max(hidden[h], np.float32(0.0))
-    product(active, out[layer], out_bias[layer], logits)
+        hidden[h] = max(hidden[h], np.float32(0.0))
+    product(hidden, out[layer], out_bias[layer], logits)
 
 
 @kernel(VOID(_IN1, _IN3, _IN2, _OUT2))
@@ -99,9 +87,7 @@ def best_paths(
     """
     depth, nodes = out_bias.shape
     hidden = np.empty(parts.shape[1], np.float32)
-    active = np.empty(parts.shape[1], np.float32)
     logits = np.empty(nodes, np.float32)
-    scratch = np.empty(nodes, np.int32)
     codes[0], scores[0], size = 0, np.float32(0.0), 1
     for layer in range(depth):
         kept, least = 0, _LOWEST
@@ -109,8 +95,8 @@ def best_paths(
             # a path is no more probable than its prefix, and prefixes come best first
             if kept == beam and scores[p] + _ROUNDING < least:
                 break
-            _logits(parts[layer], node_in, out, out_bias, layer, codes[p], hidden, active, logits)
-            base = scores[p] - _log_sum_exp(logits, scratch)
+            _logits(parts[layer], node_in, out, out_bias, layer, codes[p], hidden, logits)
+            base = scores[p] - _log_sum_exp(logits)
             for k in range(nodes):
                 score = base + logits[k]
                 if kept < beam or score >= least:
