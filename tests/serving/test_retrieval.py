@@ -117,6 +117,48 @@ def test_later_rounds_bring_what_changed_and_rows_alone_bring_new_vectors(stage,
     assert after.learned is before.learned
 
 
+def _vector(stage: Stage, item_id: int) -> np.ndarray:
+    """[vector; bias] of an item as the shards have it now."""
+    encoded = stage.intake.catalogue.item(item_id)
+    ids = [i for slot in range(len(encoded.ids)) for i in encoded.slot(slot)]
+    return np.sum([stage.shards.vector(i, "retrieval") for i in ids], axis=0, dtype=np.float32)
+
+
+def _lie_as_made_from_scratch(stage: Stage, trainer: Trainer) -> None:
+    """Each path of what is served has the items of the trainer's, with the codes of the vectors of now."""
+    served, structure = stage.replica.parameters.retrieval, trainer.retrieval.learner.structure
+    index, items = served.postings.index, served.learned.view.items
+    ids = structure.item_ids()
+    for path in range(structure.total_paths):
+        members = np.arange(*index.offsets[path : path + 2])
+        here = items[index.members[members]]
+        assert sorted(here.tolist()) == sorted(ids[structure.index().on(path)].tolist())
+        for at, item_id in zip(members.tolist(), here.tolist(), strict=True):
+            codes, unit, bias = served.postings.codes[at], *served.postings.terms[at]
+            wanted = _vector(stage, item_id)
+            assert abs(bias - wanted[-1]) < 1e-5
+            assert np.abs(codes[: len(wanted) - 1] * unit - wanted[:-1]).max() <= 0.501 * unit + 1e-6
+            assert unit == pytest.approx(np.abs(wanted[:-1]).max() / 127, rel=1e-4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_codes_follow_whatever_rows_and_structure_do(stage, trainer, seed):
+    rng, learner = np.random.default_rng(seed), trainer.retrieval.learner
+    for number in range(8):
+        stage.shards.push(1 + number, video_ids(rng.permutation(ITEMS)[:5].tolist()), 1.0, table="retrieval")
+        if rng.random() < 0.5:
+            learner.remove(rng.permutation(ITEMS)[: rng.integers(0, 20)])
+        if rng.random() < 0.5:
+            trainer.place(*rng.permutation(ITEMS)[:10].tolist(), 500 + number)
+        if rng.random() < 0.3:
+            learner.structure.epoch += 1
+        if rng.random() < 0.5:
+            trainer.move(500 + number, *rng.permutation(9)[:3].tolist())
+        trainer.publish()
+        stage.replica.sync.run_round()
+        _lie_as_made_from_scratch(stage, trainer)
+
+
 def test_a_replica_that_skips_versions_follows_the_chain(stage, trainer):
     for number in range(5):
         trainer.place(600 + number)
