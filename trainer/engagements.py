@@ -110,7 +110,7 @@ class EngagementReader:
             None if self._own is None else _first(*rows.context_ids(self._own, active)),
             users,
             items[engaged],
-            sorted(p.event_time for p in pieces)[len(pieces) // 2],
+            int(np.sort(rows.event_times())[len(rows.event_times()) // 2]),
         )
 
 

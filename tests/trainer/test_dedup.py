@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from schema.records import SampleBlock
 from tests.filtered import Filter
-from tests.trainer.make import JoinerModel, block, pairs_of
+from tests.trainer.make import FORM, JoinerModel, block, pairs_of
+from trainer.columns.scan import encoded
 from trainer.dedup import PartitionSeen
 
 
