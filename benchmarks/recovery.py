@@ -1,12 +1,12 @@
 """A recovery point of trainer and shards every 30 s costs little, and a killed process costs seconds.
 
 Claim: with a point every 30 s the trainer, through two shard processes, trains at least 95 % of the samples
-that it trains without. A round is 30 s of training at full speed: a long part that no one looks at, then a
-short side without a point, and one as long with a point, of all rows that the whole round has changed. What
-the second takes longer, until the point is there, is what a point costs; over 30 s, it is the share of
-throughput. Sides of the next round come in the other order, so that a trainer that gets slower as it knows
-more, or faster, is not taken for the point. The share is that of the mean round, not the median: now and
-then a shard's checkpoint is of all rows, and that belongs to the price.
+that it trains without. A round is 30 s of training at full speed, however many rows that is, in eight sides;
+during one of them a point is made, of all rows that changed since that of the round before. What this side
+takes longer, until the point is there, than the median of the three before it and the three behind it, is
+what the point costs; over 30 s, it is the share of throughput. (So a trainer that gets slower as it knows
+more is not taken for the point.) `cpu_seconds_a_point_costs` is the same of the time that trainer and shards
+computed, which a busy machine does not change.
 
 How many rows change in 30 s, and how many are new, is the stream's doing: see `recovery_parts/stream.py`.
 `--new-users 1 --new-items 1` is as hard as it can be, each row a new user and a new item.
@@ -35,9 +35,12 @@ from recovery_parts.stream import Mix, Stream
 from trainer.loop import Trainer
 
 _WARM_ROWS = 10_000
-_SIDE = 0.125
-"""What share of a round a side has."""
-_WITHOUT, _WITH = "seconds_without", "seconds_with_a_point"
+_SIDES = 8
+"""To a round."""
+_POINT_AT = 4
+"""Which of them has a point."""
+_BESIDE = 3
+"""How many before it and behind it, it is compared with."""
 
 
 class Round:
@@ -104,7 +107,7 @@ def _phases() -> dict[str, float]:
 def main(
     every: Annotated[float, typer.Option(help="Seconds of training between two points.", min=4)] = 30.0,
     batch_rows: Annotated[int, typer.Option(help="Rows a batch.", min=1)] = 512,
-    rounds: Annotated[int, typer.Option(help="Alternations.", min=3)] = 6,
+    rounds: Annotated[int, typer.Option(help="Alternations.", min=3)] = 5,
     new_users: Annotated[
         float, typer.Option(help="Share of rows of a user never seen.", min=0, max=1)
     ] = 0.04,
@@ -124,10 +127,13 @@ def main(
             alternation = Round(deployment, trainer, stream)
             bench.say("warming up")
             rate = _WARM_ROWS / min(alternation.train(_WARM_ROWS)[0] for _ in range(3))
-            alternation.train(round(rate * every), with_point=True)
+            alternation.train(round(rate * every / 2))
+            # so that the first point comes 30 s later, too
+            alternation.train(round(rate * every / 2), with_point=True)
             extra = _cost(bench, alternation, round(rate * every), rounds)
-            bench.bar("throughput_cost", statistics.mean(extra) / every, at_most=0.05)
-            alternation.train(round(rate * every * 0.95))
+            bench.bar("throughput_cost", statistics.median(extra) / every, at_most=0.05)
+            # three sides have followed the last point
+            alternation.train(round(rate * every * (0.95 - (_SIDES - 1 - _POINT_AT) / _SIDES)))
             bench.say("killing a shard")
             bench.measured["steps_since_the_point"] = deployment.steps_since_point(trainer)
             step = trainer.state.counters.step
@@ -141,24 +147,28 @@ def main(
 
 def _cost(bench: Benchmark, alternation: Round, rows: int, rounds: int) -> list[float]:
     """Seconds that each round's point cost; a round trains `rows`."""
-    side = round(rows * _SIDE)
     alternation.points.clear()
-    taken: dict[str, list[tuple[float, float]]] = {_WITHOUT: [], _WITH: []}
-    for number in range(rounds):
-        alternation.train(rows - 2 * side)
-        for name in (_WITHOUT, _WITH) if number % 2 else (_WITH, _WITHOUT):
-            taken[name].append(alternation.train(side, with_point=name == _WITH))
-        figures = ", ".join(f"{name} {values[-1][0]:.3f}" for name, values in taken.items())
-        bench.say(f"round {number + 1} of {rounds}: {figures}")
-    extra, computed = (
-        [with_it[i] - without[i] for with_it, without in zip(taken[_WITH], taken[_WITHOUT], strict=True)]
-        for i in range(2)
-    )
-    figures_of: dict[str, list[float]] = {name: [t for t, _ in values] for name, values in taken.items()}
-    figures_of |= {"seconds_a_point_costs": extra, "cpu_seconds_a_point_costs": computed}
-    figures_of |= {f"{name}_a_point": [p[name] for p in alternation.points] for name in alternation.points[0]}
-    bench.measured |= {name: _spread(values) for name, values in figures_of.items()}
+    taken: list[tuple[float, float]] = []
+    for number in range(rounds * _SIDES):
+        taken.append(alternation.train(rows // _SIDES, with_point=number % _SIDES == _POINT_AT))
+        bench.say(f"side {number + 1} of {rounds * _SIDES}: {taken[-1][0]:.3f} s")
+    at = range(_POINT_AT, len(taken), _SIDES)
+    extra, computed = ([_beyond([side[k] for side in taken], place) for place in at] for k in range(2))
+    figures: dict[str, list[float]] = {
+        "seconds_without": [side[0] for number, side in enumerate(taken) if number not in at],
+        "seconds_with_a_point": [taken[place][0] for place in at],
+        "seconds_a_point_costs": extra,
+        "cpu_seconds_a_point_costs": computed,
+    }
+    figures |= {f"{name}_a_point": [p[name] for p in alternation.points] for name in alternation.points[0]}
+    bench.measured |= {name: _spread(values) for name, values in figures.items()}
     return extra
+
+
+def _beyond(values: list[float], place: int) -> float:
+    """What the value at `place` has beyond the median of the six around it."""
+    around = values[place - _BESIDE : place] + values[place + 1 : place + 1 + _BESIDE]
+    return values[place] - statistics.median(around)
 
 
 def _spread(values: list[float]) -> dict[str, Any]:

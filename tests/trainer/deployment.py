@@ -30,9 +30,11 @@ BUSY_SECONDS = 240
 class Deployment:
     """Two shards and a trainer as processes, on the broker of the tests."""
 
-    def __init__(self, folder: Path, kafka: KafkaConfig, **trainer: Any) -> None:
+    def __init__(
+        self, folder: Path, kafka: KafkaConfig, *, retrieval: dict[str, Any] | None = None, **trainer: Any
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        base = config(folder / "run")
+        base = config(folder / "run", retrieval=retrieval)
         shards = tuple(ShardConfig(port=free_port(), ops_port=free_port()) for _ in range(2))
         self.config: Config = msgspec.structs.replace(
             base,

@@ -17,7 +17,7 @@ from parameter_server.client import ParameterClient
 from schema.config import KafkaConfig
 from tests.polling import wait_until
 from tests.trainer.deployment import BUSY_SECONDS, Deployment
-from tests.trainer.make import JoinerModel
+from tests.trainer.make import RETRIEVAL, JoinerModel
 
 LOGS = 300
 PARTITIONS = 4
@@ -26,8 +26,8 @@ Outcome = dict[str, Any]
 
 
 @contextmanager
-def deployed(folder: Path, kafka: KafkaConfig, **trainer: Any) -> Iterator[Deployment]:
-    with closing(Deployment(folder, kafka, **trainer)) as made:
+def deployed(folder: Path, kafka: KafkaConfig, **settings: Any) -> Iterator[Deployment]:
+    with closing(Deployment(folder, kafka, **settings)) as made:
         yield made
 
 
@@ -47,11 +47,16 @@ def outcome(deployment: Deployment) -> Outcome:
         dense = client.get_dense(RANKER)
         assert dense is not None
         return {
-            "digests": [client.digest(shard, "embedding") for shard in range(client.shards)],
+            "digests": [
+                client.digest(shard, table)
+                for shard in range(client.shards)
+                for table in ("embedding", "retrieval")
+            ],
             "rows": [client.stats(shard).rows for shard in range(client.shards)],
             "dense": (dense.step, dense.payload),
             "overall": report["overall"],
             "step": report["step"],
+            "retrieval": report["retrieval"],
         }
 
 
@@ -87,8 +92,8 @@ def kill(deployment: Deployment, rng: random.Random) -> str:
     return victim
 
 
-def killed(folder: Path, kafka: KafkaConfig, seed: int, kills: int) -> Outcome:
-    with deployed(folder, kafka, recovery_seconds=0.5) as deployment:
+def killed(folder: Path, kafka: KafkaConfig, seed: int, kills: int, **settings: Any) -> Outcome:
+    with deployed(folder, kafka, recovery_seconds=0.5, **settings) as deployment:
         rng = random.Random(seed)
         deployment.trainer()
         wait_until(deployment.consuming, BUSY_SECONDS)
@@ -113,6 +118,20 @@ def test_many_kills_at_random_points_change_nothing(
     tmp_path: Path, topics: KafkaConfig, calm: Outcome, seed: int
 ):
     assert killed(tmp_path / "wild", topics, seed, kills=10) == calm
+
+
+@pytest.mark.kafka
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", range(8, 11))
+def test_many_kills_change_nothing_of_retrieval_either(tmp_path: Path, topics: KafkaConfig, seed: int):
+    """Whose points mostly have only what changed since the one before."""
+    with deployed(tmp_path / "calm", topics, recovery_seconds=1000, retrieval=RETRIEVAL) as deployment:
+        produce(deployment)
+        deployment.trainer()
+        expected = outcome(deployment)
+    assert expected["retrieval"]["items"] > 0
+    assert killed(tmp_path / "wild", topics, seed, kills=10, retrieval=RETRIEVAL) == expected
 
 
 @pytest.mark.kafka
