@@ -217,6 +217,16 @@ def test_points_that_follow_a_damaged_state_are_not_whole(store: PointStore, tmp
         store.load()  # both that are kept begin with it
 
 
+def test_a_point_from_before_states_followed_one_another_is_read(store: PointStore, tmp_path: Path):
+    made = make(store, 2)
+    path = tmp_path / "point-00000001.json"
+    path.write_text(path.read_text().replace(',"before":[]', ""))
+    assert "before" not in path.read_text()
+    loaded = store.load()
+    assert loaded is not None
+    assert (loaded.manifest, loaded.image) == (made, image(2))
+
+
 def test_points_of_which_none_is_whole_are_refused_rather_than_begun_anew(store: PointStore, tmp_path: Path):
     make(store, 2)
     (tmp_path / "state-00000001.bin").write_bytes(b"damaged")
