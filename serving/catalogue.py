@@ -5,8 +5,6 @@ Pure: knows no topic. The features are encoded once, when a profile arrives, not
 
 from __future__ import annotations
 
-import heapq
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from typing import Final
 
@@ -14,11 +12,10 @@ import numpy as np
 
 from schema.features import Encoded, FeatureBuilder
 from schema.records import Profile
+from serving.newest import Newest
 
 MAX_VALUES: Final = 1000
 """The most values that a profile may give one slot."""
-
-_POOL: Final = 10_000
 
 
 class Catalogue:
@@ -28,9 +25,7 @@ class Catalogue:
         self._builder = builder
         self._items: dict[int, Encoded] = {}
         self._users: dict[int, Encoded] = {}
-        self._item_times: dict[int, int] = {}
-        self._newest: list[int] = []
-        self._changes = self._pool_is_of = 0
+        self._newest = Newest()
         self.on_item: Callable[[int], None] = lambda _: None
         """Told of every item whose profile is applied."""
 
@@ -53,8 +48,7 @@ class Catalogue:
         """
         if profile.kind == "item":
             self._items[profile.id] = _sound(profile, self._builder.item)
-            self._item_times[profile.id] = profile.event_time
-            self._changes += 1
+            self._newest.put(profile.id, profile.event_time)
             self.on_item(profile.id)
         elif profile.kind == "user":
             self._users[profile.id] = _sound(profile, self._builder.user)
@@ -70,26 +64,8 @@ class Catalogue:
         return self._users.get(user_id) or self._builder.user(user_id, None)
 
     def newest(self, count: int, turn: int = 0) -> list[int]:
-        """The `count` items with the latest profiles, the newest first. For the applying thread alone.
-
-        Where more items than places share the earliest time that still gets in, as after a bulk load, they
-        take turns: each `turn` begins that many places further on.
-        """
-        pool, times = self._pool(), self._item_times
-        if len(pool) <= count or count == 0:
-            return pool[:count]
-        edge = times[pool[count - 1]]
-        sure = bisect_left(pool, -edge, key=lambda item: -times[item])
-        tied = pool[sure : bisect_right(pool, -edge, key=lambda item: -times[item])]
-        start = turn % len(tied)
-        return (pool[:sure] + tied[start:] + tied[:start])[:count]
-
-    def _pool(self) -> list[int]:
-        if self._pool_is_of != self._changes:
-            times = self._item_times
-            self._newest = heapq.nlargest(_POOL, times, key=lambda item: (times[item], item))
-            self._pool_is_of = self._changes
-        return self._newest
+        """The `count` items with the latest profiles; see `Newest.first`. For the applying thread alone."""
+        return self._newest.first(count, turn)
 
 
 def _sound(profile: Profile, encode: Callable[[int, Profile], Encoded]) -> Encoded:
