@@ -37,8 +37,9 @@ class Retriever:
     def __init__(self, config: Config, retrieval: RetrievalConfig, parameters: Parameters) -> None:
         self._config = retrieval
         self._parameters = parameters
-        slots = [s.slot for s in config.features.slots if s.source == "user.id" and retrieval.user_id]
-        self._own = slots[0] if slots else None
+        numbers = {s.name: s.slot for s in config.features.slots}
+        own = (s.ids_of or s.name for s in config.features.slots if s.source == "user.id")
+        self._own = numbers[next(own)] if retrieval.user_id else None
         self._seconds: deque[float] = deque(maxlen=_KEPT)
 
     def find(self, user_id: int, histories: Mapping[str, Sequence[int]], count: int) -> list[int]:

@@ -14,6 +14,7 @@ from models.retrieval.beam import retrieve
 from models.retrieval.delta import StructureError
 from models.retrieval.shipping import RETRIEVAL, STRUCTURE
 from parameter_server.dense import DenseVersion
+from schema.features import Moment
 from schema.ids import feature_id
 from serving.candidates import Origin
 from serving.sync import RoundError
@@ -344,6 +345,30 @@ def test_a_user_s_own_vector_is_of_the_round_of_what_it_is_searched_with(monkeyp
     monkeypatch.setattr("serving.retrieval.retrieve", noted)
     assert stage.replica.retriever.find(7, stage.intake.histories.of(7), 5)
     assert searched[0] is parameters.retrieval.learned.beam
+
+
+def test_a_user_s_own_vector_is_that_of_the_feature_id_that_is_logged():
+    def shared(slot):
+        return msgspec.structs.replace(slot, ids_of="video") if slot.source == "user.id" else slot
+
+    features = msgspec.structs.replace(CONFIG.features, slots=tuple(map(shared, CONFIG.features.slots)))
+    retrieval = msgspec.structs.replace(RETRIEVED, user_id=True)
+    stage = Stage(msgspec.structs.replace(CONFIG, features=features, retrieval=retrieval))
+    (user,) = [s for s in features.slots if s.source == "user.id"]
+    asked: list[int] = []
+
+    def read(ids):
+        asked.extend(ids[RETRIEVED.table].tolist())
+        return parameters(ids)
+
+    parameters = stage.replica.parameters.read
+    stage.replica.parameters.read = read
+    stage.replica.retriever.find(7, {}, 5)
+    context = stage.replica.feeds._builder.build(
+        stage.intake.catalogue.user(7), Moment(NOW, 0, {}), []
+    ).context
+    logged = next(column for column in context if column.slot == user.slot)
+    assert asked == logged.values().tolist()
 
 
 def test_without_a_structure_feeds_are_popular_and_recent_items():
