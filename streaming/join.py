@@ -17,11 +17,11 @@ from streaming.gathering import Gathering, Heard
 from streaming.heads import Seen
 from streaming.hearing import action_of, hear
 from streaming.late import LateStore, unpacked
-from streaming.parked import Parked
 from streaming.request import Request, State
 from streaming.rules import Rules
 from streaming.sampling import Sampler
-from streaming.waiting import Arrival, Waiting
+from streaming.shelf import Shelf
+from streaming.waiting import Arrival
 
 
 class Join:
@@ -49,12 +49,12 @@ class Join:
         self.settled: list[Request] = []
         self.held = False
         self.store_behind = False
-        self.whole = True
-        self.waiting = Waiting(rules.window)
-        self.parked = Parked(store, rules.reach)
+        self._shelf = Shelf(rules, store, self._attacher, counts)
+        self.waiting, self.parked = self._shelf.waiting, self._shelf.parked
+        self.park_again, self.late_below = self._shelf.park_again, self._shelf.late_below
         self.open_requests = 0
         self._window, self._open_limit, self._early = rules.window, rules.open_limit, rules.early
-        self._kinds, self._makes_late = rules.kinds, rules.makes_late
+        self._kinds = rules.kinds
         self._gathering = Gathering(rules)
         self._to_gather: list[Request] = []
         self._sampler = sampler
@@ -63,7 +63,15 @@ class Join:
         self._requests: dict[str, Request] = {}
         self._closing = Closing()
         self._closed_below = 0
-        self._meanwhile: set[str] = set()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the store holds every closed request that late actions may speak of."""
+        return self._shelf.whole
+
+    @whole.setter
+    def whole(self, whole: bool) -> None:
+        self._shelf.whole = whole
 
     def open(self, logs: Sequence[Seen], offset: int) -> list[int]:
         """The feature logs of a message came.
@@ -125,14 +133,13 @@ class Join:
         """Event time has come to `watermark`: an event older than that is not expected any more."""
         if self.held:
             return
-        while not self.store_behind and (over := self.waiting.take_first(watermark)):
-            self._set_aside(over)
+        if not self.store_behind:
+            self._shelf.end_waits(watermark)
         closing = self._closing.take(watermark)
         if closing:
             self._close([request for request in closing if request.due])
-        if self.parked and not self.store_behind:
-            for arrival in self.parked.expire(watermark):
-                self._attacher.give_up(arrival)
+        if not self.store_behind:
+            self._shelf.expire(watermark)
 
     def recalled(self, closed_below: int = 0) -> list[tuple[int, int]]:
         """What earlier owners emitted is in the store: open requests take it over, closes may go on.
@@ -157,12 +164,6 @@ class Join:
         self._try_again()
         return doubled
 
-    def park_again(self, arrivals: Sequence[Arrival]) -> None:
-        """Actions of the past, acknowledged by earlier owners, whose feature logs had not come."""
-        for arrival in arrivals:
-            if arrival.action.kind in self._kinds:
-                self._park([arrival])
-
     def go_on(self) -> None:
         """Late actions wait no longer for a store that is behind."""
         self.store_behind = False
@@ -177,18 +178,12 @@ class Join:
         """
         self.store_behind, self.whole = False, True
         if self.parked:
-            for request_id in self._meanwhile.union(found, self._requests):
+            for request_id in self._shelf.meanwhile.union(found, self._requests):
                 request = self._requests.get(request_id) or self._find(request_id)
                 if request is not None and not self.held:
                     self._attach_parked(request)
-        self._meanwhile.clear()
+        self._shelf.meanwhile.clear()
         self.go_on()
-
-    def late_below(self, low: int) -> int:
-        """Below which action no late emission is to come, where `low` is the oldest not acknowledged."""
-        if not self.whole:
-            return 0
-        return low if self.parked.low is None else min(low, self.parked.low)
 
     def delivered(self, *requests: Request) -> None:
         """The broker has one more emission of each of `requests`."""
@@ -249,32 +244,14 @@ class Join:
         if request is not None and not self.held:
             self._attach(request, arrival)
             return
-        self.waiting.add(arrival)
         # who takes over looks for parked actions of requests that it does not know: these may be known
-        known_to_store = not (self.held or self.store_behind)
-        if known_to_store and len(self.waiting) > self._open_limit:
-            self._set_aside(self.waiting.take_first())
+        self._shelf.add(arrival, may_park=not (self.held or self.store_behind))
 
     def _find(self, request_id: str) -> Request | None:
         """The closed request of that id; None, too, for one whose log is still to be read again."""
         state = self._store.state(request_id)
         packed = None if state is None else self._store.log(request_id)
         return None if state is None or packed is None else Request.closed(unpacked(packed), packed, state)
-
-    def _set_aside(self, arrivals: Sequence[Arrival]) -> None:
-        """Actions of one request have waited long enough in memory."""
-        if self._makes_late:
-            self._park(arrivals)
-            self.released.extend([a.offset for a in arrivals])
-        else:
-            for arrival in arrivals:
-                self._attacher.give_up(arrival)
-
-    def _park(self, arrivals: Sequence[Arrival]) -> None:
-        self.parked.add(arrivals)
-        self._counts.parked += len(arrivals)
-        if not self.whole:
-            self._meanwhile.add(arrivals[0].action.request_id)
 
     def _attach_parked(self, request: Request) -> None:
         for arrival in self.parked.of(request.request_id):
@@ -311,5 +288,5 @@ class Join:
             if request.parked:
                 self.parked.drop(request.request_id)
         if not self.whole:
-            self._meanwhile.update(request.request_id for request in requests)
+            self._shelf.meanwhile.update(request.request_id for request in requests)
         self.settled.extend(requests)
