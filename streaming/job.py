@@ -18,10 +18,9 @@ from schema.config import Config
 from streaming.app import JoinerApp
 from streaming.clocks import steady_ms, wall_ms
 from streaming.counts import Counts
-from streaming.emitter import MissingLog
 from streaming.holding import Holding
+from streaming.holdings import Holdings
 from streaming.idle import IdleProbe
-from streaming.late import LateStoreError
 from streaming.offsets import Offsets
 from streaming.outlet import Outlet
 from streaming.parcels import Parcel
@@ -52,7 +51,6 @@ class Job:
     def __init__(self, app: JoinerApp, config: Config, worker: int) -> None:
         topics = config.kafka.topics
         self.counts = Counts()
-        self.holdings: dict[int, Holding] = {}
         self.assigned: set[int] | None = None
         self.failure: BaseException | None = None
         self.failed = asyncio.Event()
@@ -62,15 +60,21 @@ class Job:
         self.rounds = 0
         self._app = app
         self._config = config
-        self._dir = Path(config.run_dir) / f"joiner-{worker}"
         self._names = (topics.feature_logs.name, topics.user_actions.name)
         self._sides = {name: side for side, name in zip(Side, self._names, strict=True)}
-        self._rules = Rules.of(config.streaming, config.tasks)
         self._outlet = Outlet(app, topics, self._on_delivered, self.fail)
         self._probe = IdleProbe(app, self._names, lambda: self.rounds)
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
-        self._broken: set[int] = set()
+        self.holdings = Holdings(
+            config,
+            Rules.of(config.streaming, config.tasks),
+            Path(config.run_dir) / f"joiner-{worker}",
+            counts=self.counts,
+            wake=self._wake.set,
+            lost=self._room.set,
+            fail=self.fail,
+        )
         self._offsets = Offsets(app)
         self._leaving = False
         # subscribes to the topics; their messages come through `take` instead, at a tenth of the cost
@@ -84,7 +88,7 @@ class Job:
     @property
     def partitions(self) -> dict[int, Partition]:
         """The partitions by number."""
-        return {number: holding.partition for number, holding in self.holdings.items()}
+        return {holding.number: holding.partition for holding in self.holdings}
 
     def fail(self, error: BaseException) -> None:
         """The joiner cannot go on; what it has not acknowledged is read again by the next one."""
@@ -109,13 +113,14 @@ class Job:
 
     async def close(self) -> None:
         """Let go of the late stores."""
-        holdings, self.holdings = self.holdings, {}
-        await asyncio.gather(*(holding.close() for holding in holdings.values()))
+        await self.holdings.let_all_go()
 
     def wants(self, place: TP) -> bool:
         """As `Intake`."""
         holding = self.holdings.get(place.partition)
-        return holding is None or not self._has(holding) or holding.inlet.wants(self._sides[place.topic])
+        return (
+            holding is None or not self.holdings.has(holding) or holding.inlet.wants(self._sides[place.topic])
+        )
 
     async def take(self, fetched: Mapping[TP, Sequence[Any]]) -> None:
         """As `Intake`. What is left of them when partitions change hands is read again by the next owner."""
@@ -123,9 +128,9 @@ class Job:
             holding, side = self.holdings.get(place.partition), self._sides[place.topic]
             if holding is not None and await self._begins_right(holding, side, place, records[0].offset):
                 holding.inlet.add(side, records)
-        for holding in list(self.holdings.values()):
+        for holding in self.holdings:
             await self._work_off(holding)
-        self.rounds += not any(len(holding.inlet) for holding in self.holdings.values())
+        self.rounds += not any(len(holding.inlet) for holding in self.holdings)
 
     async def _work_off(self, holding: Holding) -> None:
         """Join what was fetched, but for what had better wait."""
@@ -134,7 +139,7 @@ class Job:
             return self._offsets.more(TP(self._names[side], holding.number))
 
         turn = now = steady_ms()
-        while self._has(holding) and (some := holding.inlet.take(more, now)) is not None:
+        while self.holdings.has(holding) and (some := holding.inlet.take(more, now)) is not None:
             self._receive(holding, *some)
             if holding.partition.outbox >= _FLUSH_AT:
                 self._wake.set()
@@ -142,7 +147,7 @@ class Job:
             if now - turn >= _TURN_MS:
                 await asyncio.sleep(0)
                 turn = now
-            while holding.partition.outbox >= _FULL_AT and self._has(holding):
+            while holding.partition.outbox >= _FULL_AT and self.holdings.has(holding):
                 self._room.clear()
                 await self._room.wait()
 
@@ -154,7 +159,7 @@ class Job:
         if side in holding.begun:
             return True
         start = await self._offsets.acknowledged(place)
-        if not self._has(holding):
+        if not self.holdings.has(holding):
             return False
         holding.begun.add(side)
         if first <= start:
@@ -162,18 +167,16 @@ class Job:
         await self._app.consumer.seek(place, start)
         return False
 
-    def _has(self, holding: Holding) -> bool:
-        return self.holdings.get(holding.number) is holding and holding.number not in self._broken
-
     def _receive(self, holding: Holding, side: Side, records: Sequence[Any]) -> None:
         now, partition = steady_ms(), holding.partition
-        try:
+
+        def receive() -> None:
             for record in records:
                 if record.offset >= partition.next_offset(side):
                     stamp = wall_ms() if record.timestamp is None else record.timestamp
                     partition.receive(side, Message(record.offset, stamp, record.value), now)
-        except (LateStoreError, MissingLog) as error:
-            self._on_broken(holding, error)
+
+        self.holdings.safely(holding, receive)
 
     async def _flush_for_ever(self) -> None:
         while not self._app.should_stop:
@@ -185,12 +188,12 @@ class Job:
         while not self._app.should_stop:
             await asyncio.sleep(_TICK_SECONDS)
             await self._probe.look(self.partitions, steady_ms())
-            for holding in list(self.holdings.values()):
+            for holding in self.holdings:
                 if holding.to_retry:
-                    self._broken.add(holding.number)
-                elif holding.number not in self._broken:
-                    self._safely(holding, holding.tick)
-            for number in list(self._broken):
+                    self.holdings.broken.add(holding.number)
+                elif self.holdings.has(holding):
+                    self.holdings.safely(holding, holding.tick)
+            for number in list(self.holdings.broken):
                 await self._start_again(number)
             self._wake.set()
 
@@ -203,7 +206,7 @@ class Job:
     def _measure(self) -> None:
         """Refresh the figures that are not counted on the way."""
         self.state_bytes = sum(
-            self._safely(holding, holding.state_bytes) or 0 for holding in list(self.holdings.values())
+            self.holdings.safely(holding, holding.state_bytes) or 0 for holding in self.holdings
         )
         read = {
             TP(name, number): partition.next_offset(side)
@@ -219,71 +222,43 @@ class Job:
         """Below which offsets everything may be acknowledged; what they rely on is written first."""
         return {
             TP(self._names[side], holding.number): offset
-            for holding in list(self.holdings.values())
-            if holding.number not in self._broken
-            for side, offset in (self._safely(holding, holding.checkpoint) or {}).items()
+            for holding in self.holdings.sound()
+            for side, offset in (self.holdings.safely(holding, holding.checkpoint) or {}).items()
         }
 
     async def _flush(self) -> None:
-        for number, partition in self.partitions.items():
-            if number not in self._broken:
-                for parcel in partition.parcels():
-                    await self._outlet.send(partition, parcel)
+        for holding in self.holdings:
+            if holding.number not in self.holdings.broken:
+                for parcel in holding.partition.parcels():
+                    await self._outlet.send(holding.partition, parcel)
         self._room.set()
 
     def _on_delivered(self, partition: Partition, parcel: Parcel) -> None:
         holding = self.holdings.get(partition.number)
         if holding is not None and holding.partition is partition:
-            self._safely(holding, functools.partial(partition.delivered, parcel))
-
-    def _safely(self, holding: Holding, work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except (LateStoreError, MissingLog) as error:
-            self._on_broken(holding, error)
-        return None
-
-    def _on_broken(self, holding: Holding, error: BaseException) -> None:
-        if not isinstance(error, LateStoreError | MissingLog):
-            self.fail(error)
-        elif self.holdings.get(holding.number) is holding and holding.number not in self._broken:
-            _log.error("partition %d starts again from what was acknowledged: %s", holding.number, error)
-            self._broken.add(holding.number)
-            self._room.set()
+            self.holdings.safely(holding, functools.partial(partition.delivered, parcel))
 
     async def _start_again(self, number: int) -> None:
         """As after a rebalance that gave the partition back to this worker, but with a new late store."""
         self._room.set()
         async with self.gate:
-            holding = self.holdings.pop(number, None)
-            if holding is not None:
-                await holding.close()
+            for holding in await self.holdings.let_go([number]):
                 holding.remove_disk()
                 places = [TP(name, number) for name in self._names]
                 for place in places:
                     await self._app.consumer.seek(place, await self._offsets.acknowledged(place))
                 self._probe.forget()
-                self._hold(number)
-            self._broken.discard(number)
-
-    def _hold(self, number: int) -> None:
-        self.holdings[number] = Holding(
-            self._config,
-            self._rules,
-            number,
-            self._dir,
-            counts=self.counts,
-            wake=self._wake.set,
-            failed=self._on_broken,
-        )
+                self.holdings.hold(number)
+            self.holdings.broken.discard(number)
 
     async def assigned_now(self, places: set[TP]) -> None:
         """As `Intake`."""
         self._offsets.forget()
         self._probe.forget()
         self.assigned = {tp.partition for tp in places}
-        for number in sorted(self.assigned - self.holdings.keys()):
-            self._hold(number)
+        for number in sorted(self.assigned):
+            if number not in self.holdings:
+                self.holdings.hold(number)
         _log.info("partitions %s", sorted(self.assigned))
 
     async def revoked_now(self, places: set[TP]) -> None:
@@ -294,9 +269,8 @@ class Job:
         except TimeoutError:
             _log.warning("the last offsets were not committed; what they cover is read again")
         # the next owner, be it this worker, reads them again from the oldest open request
-        gone = [self.holdings.pop(n) for n in {tp.partition for tp in places} if n in self.holdings]
-        await asyncio.gather(*(holding.close() for holding in gone))
-        self._broken.clear()
+        await self.holdings.let_go({tp.partition for tp in places})
+        self.holdings.broken.clear()
         self.assigned = None
         self._room.set()
 
