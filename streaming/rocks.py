@@ -1,6 +1,6 @@
 """The late store on disk: one RocksDB for each partition, of feature logs and what was emitted of them.
 
-Knows keys, bytes and RocksDB's errors; the only file that does.
+Knows keys, bytes and RocksDB's errors; how it is set up, `rocks_options` knows.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import WriteBatch
 
 from streaming.late import Group, LateStoreError, Place
 from streaming.request import Request, State
+from streaming.rocks_options import no_log, opened
 
 _MARK: Final = b"m"
 _STATE: Final = b"s"
 _LOG: Final = b"l"
 _GROUP: Final = b"a"
 _PLACE: Final = b"o"
-_BLOOM_BITS: Final = 10
-_CACHE_BYTES: Final = 16 << 20
-_BUFFER_BYTES: Final = 16 << 20
 _PENDING: Final = 512
 _PENDING_AT_MOST: Final = 8192
 _PERSIST_MS: Final = 10_000
@@ -66,7 +64,7 @@ class RocksStore:
         self._prepare(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = _opened(folder, max(1, int(keep_seconds)))
+            self._db = opened(folder, max(1, int(keep_seconds)))
             self.mark: Mark | None = self._get(_MARK, _mark)
         except LateStoreError:
             raise
@@ -228,7 +226,7 @@ class RocksStore:
         self._written = {}
         self._writing = None
         self._writer = ThreadPoolExecutor(1, "late-store")
-        self._how = _no_log()
+        self._how = no_log()
         self._persist_at = 0
 
     def _get(self, key: bytes, decode: Any) -> Any:
@@ -259,13 +257,6 @@ class RocksStore:
                 self._hand_over()
 
 
-def _no_log() -> WriteOptions:
-    """Kafka holds what would be in RocksDB's own log: a mark is never on disk before what it speaks of."""
-    how = WriteOptions()
-    how.disable_wal = True  # type: ignore[method-assign, assignment]
-    return how
-
-
 def _mark(value: bytes) -> Mark:
     version = msgspec.msgpack.decode(value)[-1]
     if version != _VERSION:
@@ -289,24 +280,3 @@ def destroy(folder: Path) -> None:
         return
     except OSError as error:
         raise LateStoreError(f"{folder}: {error}") from error
-
-
-def _opened(folder: Path, ttl_seconds: int) -> Rdict:
-    access = AccessType.with_ttl(ttl_seconds)
-    # Options that are not given by column family are read from the folder of an earlier life, its filter of
-    # what is too old too: inside the new one, that takes the ends of values for times, and drops everything.
-    return Rdict(str(folder), _options(), column_families={"default": _options()}, access_type=access)
-
-
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    table = BlockBasedOptions()
-    table.set_bloom_filter(_BLOOM_BITS, False)
-    table.set_block_cache(Cache(_CACHE_BYTES))
-    options.set_block_based_table_factory(table)
-    options.set_write_buffer_size(_BUFFER_BYTES)
-    options.set_max_write_buffer_number(3)
-    options.set_keep_log_file_num(2)
-    options.set_paranoid_checks(True)
-    return options
