@@ -1,4 +1,4 @@
-"""Compiled loops between the rows of ids and the bags that slots make of them: there, and the gradients back.
+"""Compiled loops: between the rows of ids and the bags that slots make of them, and over what is predicted.
 
 A slot's bags lie in `index` (total,), one behind the other, the places of their ids among the rows; `starts`
 (R,) has where each begins, and (0,) says that each bag has one id. Places are reckoned in uint64: numba lets
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from runtime.compiled import BOOL, F32, I64, U64, VOID, inlined, made, taken
+from runtime.compiled import BOOL, F32, F64, I64, U64, VOID, inlined, made, taken
 from runtime.compiled import fused_kernel as kernel
 
 _INDEX: Final = taken(I64, 1)
@@ -20,6 +20,8 @@ _ONE: Final = np.uint64(1)
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _HALF: Final = np.uint64(32)
+_LOGIT_LIMIT: Final = 16.0
+_EPSILON: Final = 1e-7
 
 
 @inlined
@@ -123,3 +125,59 @@ def distinct(ids: Any, index: Any, found: Any) -> Any:
             count += _ONE
         index[i] = np.int64(cells[cell])
     return np.int64(count)
+
+
+@kernel(
+    BOOL(
+        taken(F64, 2),
+        taken(F64, 2),
+        taken(F64, 2),
+        taken(F64, 1),
+        made(F64, 2),
+        made(F64, 2),
+        made(F64, 1),
+        made(F64, 1),
+    )
+)
+def tally(
+    predictions: Any,
+    labels: Any,
+    mask: Any,
+    weights: Any,
+    positives: Any,
+    negatives: Any,
+    predicted: Any,
+    log_loss: Any,
+) -> Any:
+    """Count predictions as `models.metrics.TaskMetrics` does; False, with nothing counted, if one is none.
+
+    Args:
+        predictions: (n, T), as the two that follow; each counts where `mask` is above 0.
+        labels: see above.
+        mask: see above.
+        weights: (n,), what each row counts for.
+        positives: in and out (T, bins), as the next.
+        negatives: see above.
+        predicted: in and out (T,), as the next.
+        log_loss: see above.
+    """
+    rows, tasks = predictions.shape
+    bins = positives.shape[1]
+    for row in range(rows):
+        for task in range(tasks):
+            if mask[row, task] > 0 and not 0 <= predictions[row, task] <= 1:
+                return False
+    for row in range(rows):
+        w = weights[row]
+        for task in range(tasks):
+            if mask[row, task] > 0:
+                y = labels[row, task]
+                p = min(max(predictions[row, task], _EPSILON), 1 - _EPSILON)
+                log_p, log_q = np.log(p), np.log1p(-p)
+                place = np.int64((log_p - log_q + _LOGIT_LIMIT) * (bins / (2 * _LOGIT_LIMIT)))
+                place = min(max(place, np.int64(0)), bins - 1)
+                positives[task, place] += w * y
+                negatives[task, place] += w * (1 - y)
+                predicted[task] += w * p
+                log_loss[task] -= w * (y * log_p + (1 - y) * log_q)
+    return True

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models import kernels
+
 BINS = 8192
-_LOGIT_LIMIT = 16.0
-_EPSILON = 1e-7
 
 F64 = NDArray[np.float64]
 Reals = NDArray[np.floating[Any]]
@@ -47,20 +47,18 @@ class TaskMetrics:
         Raises:
             ValueError: a prediction that counts is not in [0, 1], or is not a number.
         """
-        seen = mask > 0
-        if not bool(((predictions >= 0) & (predictions <= 1))[seen].all()):
+        counted = kernels.tally(
+            np.ascontiguousarray(predictions, np.float64),
+            np.ascontiguousarray(labels, np.float64),
+            np.ascontiguousarray(mask, np.float64),
+            np.ones(len(predictions)) if weights is None else np.ascontiguousarray(weights, np.float64),
+            self.positives,
+            self.negatives,
+            self.predicted,
+            self.log_loss,
+        )
+        if not counted:
             raise ValueError("predictions: one is not in 0 to 1; legal is a probability")
-        row, task = np.nonzero(seen)
-        p = np.clip(predictions[seen].astype(np.float64), _EPSILON, 1 - _EPSILON)
-        y = labels[seen].astype(np.float64)
-        w = np.ones(len(row)) if weights is None else weights.astype(np.float64)[row]
-        log_p, log_q = np.log(p), np.log1p(-p)
-        bins = ((log_p - log_q + _LOGIT_LIMIT) * (BINS / (2 * _LOGIT_LIMIT))).astype(np.int64)
-        at = task * BINS + bins.clip(0, BINS - 1)
-        np.add.at(self.positives.reshape(-1), at, w * y)
-        np.add.at(self.negatives.reshape(-1), at, w * (1 - y))
-        self.predicted += np.bincount(task, w * p, self.tasks)
-        self.log_loss -= np.bincount(task, w * (y * log_p + (1 - y) * log_q), self.tasks)
 
     def add(self, other: TaskMetrics) -> None:
         """Counts all that `other` has counted."""

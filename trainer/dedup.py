@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from schema.records import U8, SampleBlock
 from trainer.columns import layout as at_
 from trainer.columns.blocks import Blocks
 
@@ -110,6 +111,13 @@ class DuplicateFilter:
         reading = self._readings.popleft()
         for lane, floor in reading.floors.items():
             self._partitions[lane].raise_floor(floor)
+
+    def fresh(self, block: SampleBlock) -> U8:
+        """Take one block; 1 where it has a known label that was not had before, shape (n, T)."""
+        source = block.source
+        what = [source.partition, source.offset, source.index, block.resolved_below, block.late_offset]
+        fresh = self._take(what, block.row_indices().tolist(), block.mask.translate(_TRUTH))
+        return np.frombuffer(fresh, "u1").reshape(len(block), -1)
 
     def take(self, blocks: Blocks) -> dict[int, bytes]:
         """Take `blocks`: all that they say is known from here on.

@@ -91,10 +91,10 @@ class PieceRows(Rows):
         """See Rows."""
         return np.array([p.surface for p in self._pieces], np.int64)
 
-    def moments(self, request: int) -> Moments:
+    def moments(self, requests: Sequence[int]) -> list[Moments]:
         """See Rows."""
-        p = self._pieces[request]
-        return Moments(p.event_time, p.completed_at, p.joined_at)
+        chosen = [self._pieces[request] for request in requests]
+        return [Moments(p.event_time, p.completed_at, p.joined_at) for p in chosen]
 
     def traces(self) -> I64:
         """See Rows."""

@@ -6,6 +6,7 @@ Made of blocks as the topic has them (`trainer.columns.rows`), or by hand (`trai
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,8 +70,8 @@ class Rows(ABC):
         """Of each request, shape (R,)."""
 
     @abstractmethod
-    def moments(self, request: int) -> Moments:
-        """Those of one request."""
+    def moments(self, requests: Sequence[int]) -> list[Moments]:
+        """Those of some requests."""
 
     @abstractmethod
     def traces(self) -> I64:

@@ -45,7 +45,10 @@ class Ways:
         traces = rows.traces()
         chosen = spread(list(range(len(traces))), self._a_step)
         chosen += sorted(set(np.flatnonzero(traces).tolist()) - set(chosen))
-        return [Traced(*rows.moments(i), trained, int(traces[i])) for i in chosen]
+        return [
+            Traced(*moments, trained, trace)
+            for moments, trace in zip(rows.moments(chosen), traces[chosen].tolist(), strict=True)
+        ]
 
     def published(self, picked: Sequence[Traced], now: int) -> None:
         """Note that the shards have the step of `picked` since `now`."""

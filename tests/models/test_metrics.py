@@ -103,3 +103,29 @@ def test_grouped_auc_is_the_mean_of_each_groups(seed, rows, groups):
     else:
         aucs, sizes = zip(*found, strict=True)
         assert value == pytest.approx(np.average(aucs, weights=sizes))
+
+
+@given(seed=st.integers(0, 500), n=st.integers(0, 60))
+def test_counts_are_those_of_a_plain_loop(seed, n):
+    predictions, labels, mask = scored(seed, n, 3.0)
+    weights = np.random.default_rng(seed).uniform(0.5, 4, n).astype(np.float32)
+    metrics = TaskMetrics(2)
+    metrics.update(predictions, labels, mask, weights)
+    want = np.zeros((2, 4))
+    for row, task in zip(*np.nonzero(mask), strict=True):
+        p, y, w = float(predictions[row, task]), float(labels[row, task]), float(weights[row])
+        loss = -(y * np.log(p) + (1 - y) * np.log1p(-p))
+        want[task] += [w * y, w * (1 - y), w * p, w * loss]
+        place = int((np.log(p) - np.log1p(-p) + 16) * 8192 / 32)
+        assert (metrics.positives if y else metrics.negatives)[task, place - 1 : place + 2].any()
+    have = [metrics.positives.sum(1), metrics.negatives.sum(1), metrics.predicted, metrics.log_loss]
+    np.testing.assert_allclose(np.stack(have, axis=1), want, rtol=1e-9)
+
+
+def test_what_is_no_probability_is_refused_and_nothing_counted():
+    metrics = TaskMetrics(1)
+    for bad in (np.nan, -0.1, 1.1):
+        with pytest.raises(ValueError, match="one is not in 0 to 1"):
+            metrics.update(np.array([[0.5], [bad]]), np.ones((2, 1)), np.ones((2, 1)))
+        metrics.update(np.array([[bad]]), np.ones((1, 1)), np.zeros((1, 1)))
+    assert not metrics.counts().any()

@@ -33,8 +33,8 @@ from runtime.supervisor import Supervisor
 from schema.codec import USER_ACTIONS
 from schema.config import Config, ReplicaConfig
 from schema.config_file import load_config
-from tests.filtered import Filter
 from tests.streaming.worker import View
+from trainer.dedup import DuplicateFilter
 
 ROLES = ("kafka", "topics", "shard", "joiner", "trainer", "replica")
 KILL_SECONDS = 15.0
@@ -192,7 +192,7 @@ class Account:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._view = View(config.kafka)
-        self._filter = Filter()
+        self._filter = DuplicateFilter()
         self._taken = self.rows = 0
 
     def poll(self) -> None:

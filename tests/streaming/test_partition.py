@@ -25,9 +25,9 @@ from streaming.parcels import Blocks
 from streaming.partition import Message, Partition, Timing
 from streaming.recall import Recalled, absorb_blocks, absorb_logs, found, orphans
 from streaming.watermark import Side
-from tests.filtered import Filter
 from tests.streaming.make import EARLY, HORIZON, RULES, WINDOW, action, feature_log, sampler
 from tests.streaming.netview import NetView
+from trainer.dedup import DuplicateFilter
 
 DISORDER = 50
 TOPICS = ("logs", "actions")
@@ -512,9 +512,9 @@ def test_a_block_too_large_for_kafka_ends_as_a_dead_letter():
 @given(st.integers(0, 2**32), st.booleans())
 def test_the_trainers_own_filter_gives_the_oracles_labels(seed, early):
     made, bench = crashed(seed, 40, early)
-    had, net = Filter(), Counter()
+    had, net = DuplicateFilter(), Counter()
     for block in bench.samples + bench.samples[-7:]:
-        saved, had = had.state(), Filter()
+        saved, had = had.state(), DuplicateFilter()
         had.restore(saved)
         had.begin()
         fresh = had.fresh(block)

@@ -9,19 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schema.records import SampleBlock
-from tests.filtered import Filter
 from tests.trainer.make import FORM, JoinerModel, block, pairs_of
 from trainer.columns.scan import encoded
-from trainer.dedup import PartitionSeen
+from trainer.dedup import DuplicateFilter, PartitionSeen
 
 
-def opened() -> Filter:
-    seen = Filter()
+def opened() -> DuplicateFilter:
+    seen = DuplicateFilter()
     seen.begin()
     return seen
 
 
-def fresh_pairs(seen: Filter, sample: SampleBlock) -> set[tuple[int, int, int, int, int]]:
+def fresh_pairs(seen: DuplicateFilter, sample: SampleBlock) -> set[tuple[int, int, int, int, int]]:
     return pairs_of(msgspec.structs.replace(sample, mask=seen.fresh(sample).astype("u1").tobytes()))
 
 
@@ -93,7 +92,7 @@ def test_a_row_may_come_task_by_task():
 def test_what_was_read_ahead_and_not_trained_is_read_again(seed, cut, ahead):
     """A state taken while batches are read ahead is that of the trained ones alone."""
     samples = JoinerModel(seed, 15).emit(crashes=2)
-    seen, alone = Filter(), Filter()
+    seen, alone = DuplicateFilter(), DuplicateFilter()
     for i, sample in enumerate(samples[: cut + ahead]):
         seen.begin()
         seen.fresh(sample)
@@ -114,7 +113,7 @@ def test_many_blocks_at_once_are_as_one_after_another(seed, cuts, rows):
             msgspec.structs.replace(s, source=msgspec.structs.replace(s.source, index=i % 3), **one(s))
             for i, s in enumerate(samples)
         ]
-    together, alone = Filter(), Filter()
+    together, alone = DuplicateFilter(), DuplicateFilter()
     start, turn = 0, 0
     while start < len(samples):
         some = samples[start : start + cuts[turn % len(cuts)]]

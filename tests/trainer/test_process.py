@@ -25,10 +25,10 @@ from schema.config import Config, DumpConfig, KafkaConfig, StreamingConfig
 from schema.config_file import dump_config
 from schema.dump import positions
 from schema.records import SampleBlock
-from tests.filtered import Filter
 from tests.polling import wait_until
 from tests.trainer.deployment import BUSY_SECONDS, Deployment
 from tests.trainer.make import DIM, TASKS, JoinerModel, config
+from trainer.dedup import DuplicateFilter
 from trainer.points import points_in
 from trainer.process import history_folder, store_folder
 
@@ -104,7 +104,7 @@ def test_every_row_is_trained_once_though_the_trainer_is_killed_twice(deployment
 
 def _rows_left(blocks: Sequence[SampleBlock]) -> int:
     """The rows that one duplicate filter, never interrupted, lets pass."""
-    seen = Filter()
+    seen = DuplicateFilter()
     seen.begin()
     return sum(int(seen.fresh(block).any(axis=1).sum()) for block in blocks)
 

@@ -28,10 +28,10 @@ from schema.codec import TRAINING_SAMPLES
 from schema.config import Config, KafkaConfig, ParameterServerConfig, ShardConfig
 from schema.config_file import dump_config
 from schema.errors import ConfigError
-from tests.filtered import Filter
 from tests.polling import wait_until
 from tests.trainer.fakes import Clock, FakeServer, Killer
 from tests.trainer.make import RETRIEVAL, JoinerModel, config
+from trainer.dedup import DuplicateFilter
 from trainer.errors import DeviceMissing
 from trainer.ranks import Alone, joined, mine, of_rank
 from trainer.step import Learner
@@ -143,7 +143,7 @@ def test_two_ranks_train_every_row_once_and_end_with_one_model(deployed):
         topic = settings.kafka.topics.training_samples.name
         sender.send(topic, TRAINING_SAMPLES.encode([sample]), partition=sample.source.partition)
     sender.close(10)
-    seen = Filter()
+    seen = DuplicateFilter()
     seen.begin()
     rows = sum(int(seen.fresh(sample).any(axis=1).sum()) for sample in blocks)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from models.batch import Batch, Collator, Gathered, Shown
@@ -79,10 +81,10 @@ class BlockRows(Rows):
         """See Rows."""
         return self._blocks.table[:, at_.SURFACE]
 
-    def moments(self, request: int) -> Moments:
+    def moments(self, requests: Sequence[int]) -> list[Moments]:
         """See Rows."""
-        wanted = [at_.EVENT_TIME, at_.COMPLETED_AT, at_.JOINED_AT]
-        return Moments(*self._blocks.table[request, wanted].tolist())
+        chosen = self._blocks.table[np.array(requests, np.int64)]
+        return [Moments(*m) for m in chosen[:, [at_.EVENT_TIME, at_.COMPLETED_AT, at_.JOINED_AT]].tolist()]
 
     def traces(self) -> I64:
         """See Rows."""
