@@ -138,8 +138,9 @@ class Feed:
         self._behind = chunk.behind
         for entry in chunk.entries:
             expected = self._expected[entry.partition]
-            if entry.position < expected < entry.following and len(entry) > 1:
-                entry = entry.split(_before(entry, expected))[1]  # noqa: PLW2901 - what is left of it
+            before = _before(entry, expected) if entry.position < expected else 0
+            if 0 < before < len(entry):
+                entry = entry.split(before)[1]  # noqa: PLW2901 - what is left of it
             if entry.position >= expected:
                 self._buffers[entry.partition].append(entry)
         return True
