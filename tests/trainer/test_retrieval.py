@@ -150,7 +150,7 @@ def _learner(expiry: float | None) -> Retrieval:
 
 def _step(retrieval: Retrieval, step: int, *pieces: Piece, arrived: Arrived | None = None) -> list[int]:
     """The items on the structure after a step."""
-    wanted = retrieval.prepare(pieces, step, arrived or Arrived())
+    wanted = retrieval.prepare(PieceRows(pieces), step, arrived or Arrived())
     retrieval.learn(wanted, np.zeros((len(wanted.parts.ids), make.DIM), np.float32))
     return sorted(
         retrieval.learner.structure.item_ids()[retrieval.learner.structure.item_ids() >= 0].tolist()
