@@ -43,16 +43,7 @@ def _gathered(slot: SlotConfig, columns: Sequence[IdColumn], rows: int) -> tuple
 
 
 def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
-    """The column of `slot` of each request, None where it has none."""
-    first = columns[0] if columns else ()
-    at = next((i for i, column in enumerate(first) if column.slot == slot), len(first))
-    try:
-        # requests list their columns alike
-        found = [request[at] for request in columns]
-        if {c.slot for c in found} == {slot}:
-            return list(found)
-    except IndexError:
-        pass
+    """The first column of `slot` of each request, None where it has none."""
     return [next((c for c in request if c.slot == slot), None) for request in columns]
 
 

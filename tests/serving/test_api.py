@@ -278,6 +278,7 @@ def test_the_report(stage):
         "failed_rounds": 0,
         "paused": False,
         "paused_at": None,
+        "held": None,
         "sparse_seconds": 1.0,
         "dense_seconds": 2.0,
         "rows": {TABLE: len(ITEMS), "retrieval": 0},
