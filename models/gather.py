@@ -20,7 +20,7 @@ def gather(
     """All ids of one slot, and how many each row has, None for one each."""
     if len(columns) == 1:
         return _gathered(slot, columns[0], rows[0])
-    found = _columns(slot.slot, columns)
+    found = [column_of(slot.slot, request) for request in columns]
     ids = np.frombuffer(b"".join([c.ids for c in found if c is not None]), "<u8")
     parts = [_NONE if c is None else c.lengths for c in found]
     if not any(parts):
@@ -35,16 +35,16 @@ def gather(
 
 def _gathered(slot: SlotConfig, columns: Sequence[IdColumn], rows: int) -> tuple[U64, I64 | None]:
     """As `gather`, of one request: what serving ranks."""
-    for column in columns:
-        if column.slot == slot.slot:
-            lengths = np.frombuffer(column.lengths, "<u2").astype(np.int64) if column.lengths else None
-            return np.frombuffer(column.ids, "<u8"), lengths
-    return np.empty(0, np.uint64), np.zeros(rows, np.int64)
+    column = column_of(slot.slot, columns)
+    if column is None:
+        return np.empty(0, np.uint64), np.zeros(rows, np.int64)
+    lengths = np.frombuffer(column.lengths, "<u2").astype(np.int64) if column.lengths else None
+    return np.frombuffer(column.ids, "<u8"), lengths
 
 
-def _columns(slot: int, columns: Sequence[tuple[IdColumn, ...]]) -> list[IdColumn | None]:
-    """The first column of `slot` of each request, None where it has none."""
-    return [next((c for c in request if c.slot == slot), None) for request in columns]
+def column_of(slot: int, columns: Sequence[IdColumn]) -> IdColumn | None:
+    """The first column of `slot` among those of a request, None where it has none."""
+    return next((column for column in columns if column.slot == slot), None)
 
 
 def dense(name: str, parts: Sequence[bytes], rows: int, width: int) -> F32:

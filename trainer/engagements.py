@@ -101,6 +101,7 @@ class EngagementReader:
         engaged = (rows.labels()[:, self._task] > 0) & (rows.mask()[:, self._task] > 0)
         active, users = np.unique(owners[engaged], return_inverse=True)
         histories, lengths = rows.context_ids(self._history, active)
+        times = np.sort(rows.event_times())
         return Engagements(
             shown,
             packed_ids([rows.item_ids(slot) for slot in self._items], len(items))[first],
@@ -110,7 +111,7 @@ class EngagementReader:
             None if self._own is None else _first(*rows.context_ids(self._own, active)),
             users,
             items[engaged],
-            int(np.sort(rows.event_times())[len(rows.event_times()) // 2]),
+            int(times[len(times) // 2]),
         )
 
 

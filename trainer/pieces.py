@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.batch import Batch, Collator, Shown
+from models.gather import column_of
 from schema.records import F32, I64, U64, Features, IdColumn, SampleBlock
 from schema.stages import trace_of
 from trainer.rows import Moments, Rows
@@ -103,11 +104,11 @@ class PieceRows(Rows):
     def context_ids(self, slot: int, requests: I64) -> tuple[U64, I64]:
         """See Rows."""
         chosen = [self._pieces[i] for i in requests.tolist()]
-        return _ids([(_column(p.features.context, slot), 1) for p in chosen])
+        return _ids([(column_of(slot, p.features.context), 1) for p in chosen])
 
     def item_ids(self, slot: int) -> tuple[U64, I64]:
         """See Rows."""
-        return _ids([(_column(p.features.items, slot), len(p)) for p in self._pieces])
+        return _ids([(column_of(slot, p.features.items), len(p)) for p in self._pieces])
 
     def collated(self, collator: Collator) -> Batch:
         """See Rows."""
@@ -178,7 +179,3 @@ def _ids(columns: list[tuple[IdColumn | None, int]]) -> tuple[U64, I64]:
     values = [nothing if c is None else c.values() for c, _ in columns]
     lengths = [np.zeros(rows, np.int64) if c is None else c.row_lengths(rows) for c, rows in columns]
     return np.concatenate([nothing, *values]), np.concatenate([np.empty(0, np.int64), *lengths])
-
-
-def _column(columns: Sequence[IdColumn], slot: int) -> IdColumn | None:
-    return next((column for column in columns if column.slot == slot), None)
