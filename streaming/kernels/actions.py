@@ -12,7 +12,7 @@ import numpy as np
 
 from runtime.compiled import BOOL, I64, U8, VOID, inlined, kernel, made, taken
 from streaming.kernels.table import CHAIN, LAST, OWES, PARTS, ROWS, UNTIL, place_of
-from streaming.kernels.wire import BAD, array, hash_of, number, real, same, text
+from streaming.kernels.wire import BAD, BEAT, MILLIS, array, hash_of, number, real, same, text
 
 START: Final = 0
 END: Final = 1
@@ -51,9 +51,7 @@ IGNORE: Final = 3
 
 _NONE: Final = np.int64(-1)
 _ONE: Final = np.uint64(1)
-_MILLIS: Final = np.int64((1 << 53) - 1)
 _BATCH: Final = 3
-_BEAT: Final = 2
 
 
 @inlined
@@ -86,7 +84,7 @@ def parse(body: Any, kinds: Any, ends: Any, bits: Any, actions: Any, totals: Any
         at, fields = array(body, at, end)
         at, tag = number(body, at, end)
         at, value = number(body, at, end)
-        if at != BAD and tag == _BEAT and fields == np.uint64(2) and value <= _MILLIS:
+        if at != BAD and tag == BEAT and fields == np.uint64(2) and value <= MILLIS:
             beats += 1
             word = max(word, value)
         elif at != BAD and tag == _BATCH and fields == np.uint64(3):
@@ -102,7 +100,7 @@ def parse(body: Any, kinds: Any, ends: Any, bits: Any, actions: Any, totals: Any
                 at, start, size = text(body, at, end)
                 at, time = number(body, at, end)
                 at = real(body, at, end)
-                if at == BAD or fields != np.uint64(5) or time > _MILLIS:
+                if at == BAD or fields != np.uint64(5) or time > MILLIS:
                     at = BAD
                 else:
                     row[BITS] = _bits_of(body, start, size, kinds, ends, bits)

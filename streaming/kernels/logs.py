@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.compiled import I64, U8, U64, inlined, kernel, made, taken
-from streaming.kernels.wire import BAD, array, binary, number, text
+from streaming.kernels.wire import BAD, BEAT, MILLIS, array, binary, number, text
 
 START: Final = 0
 END: Final = 1
@@ -38,8 +38,6 @@ _ID: Final = np.uint64(8)
 _FLOAT: Final = np.uint64(4)
 _FIELDS: Final = np.uint64(12)
 _LOG: Final = 1
-_BEAT: Final = 2
-_MILLIS: Final = np.int64((1 << 53) - 1)
 
 
 @inlined
@@ -102,7 +100,7 @@ def walk(body: Any, at: Any, end: Any, parts: Any) -> Any:
     fits = (
         fields == _FIELDS
         and tag == _LOG
-        and parts[TIME] <= _MILLIS
+        and parts[TIME] <= MILLIS
         and rows > np.uint64(0)
         and size == rows * _ID
     )
@@ -145,7 +143,7 @@ def parse(body: Any, logs: Any) -> Any:
         after, fields = array(body, at, end)
         after, tag = number(body, after, end)
         after, time = number(body, after, end)
-        if after != BAD and tag == _BEAT and fields == _TWO and time <= _MILLIS:
+        if after != BAD and tag == BEAT and fields == _TWO and time <= MILLIS:
             parts[START], parts[END], parts[ROWS], parts[TIME] = at, after, 0, time
             at = after
         else:

@@ -15,6 +15,10 @@ import numpy as np
 from runtime.compiled import inlined
 
 BAD: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+BEAT: Final = 2
+"""The tag of a heartbeat."""
+MILLIS: Final = np.int64((1 << 53) - 1)
+"""The latest event time, Unix ms; see `schema.records`."""
 _ONE: Final = np.uint64(1)
 _BASIS: Final = np.uint64(0xCBF29CE484222325)
 _PRIME: Final = np.uint64(0x100000001B3)
