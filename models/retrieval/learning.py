@@ -99,7 +99,7 @@ class StructureLearner:
         new = self.structure.rows_of(items) < 0
         if not new.any():
             return
-        config, sizes = self._config, self.structure.sizes()
+        config, sizes = self._config, self.structure.sizes().copy()
         paths = best_free_paths(
             weights, likely_users[new], sizes, config.paths, config.score_beam, config.penalty
         )
@@ -114,7 +114,7 @@ class StructureLearner:
         lost = (rows >= 0) & (self.scores.weights[rows] == 0)
         if not lost.any():
             return
-        config, sizes = self._config, self.structure.sizes()
+        config, sizes = self._config, self.structure.sizes().copy()
         old = self.structure.paths_at(rows[lost])
         np.subtract.at(sizes, old[old >= 0], 1)
         paths = best_free_paths(

@@ -148,8 +148,10 @@ class PathStructure:
         return len(gone)
 
     def sizes(self) -> I64:
-        """How many items lie on each path, i64 (paths,); kept up, so that nothing has to be built."""
-        return self._sizes.copy()
+        """How many items lie on each path, i64 (paths,), read-only; kept up as the structure changes."""
+        view = self._sizes.view()
+        view.flags.writeable = False
+        return view
 
     def digest(self) -> Digest:
         """Of all items with their paths."""
