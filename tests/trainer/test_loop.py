@@ -47,6 +47,7 @@ class World:
     store: FragileStore | None = None
     executor: Callable[[], Executor] = Inline
     points: Callable[[], Executor] = Inline
+    reading: Callable[[], Executor] = Inline
     source: Source | None = None
     arrivals: Callable[[], Arrivals] | None = None
 
@@ -70,6 +71,7 @@ class World:
             self.letters.append,
             clock=self.clock,
             lane=Lane(self.executor()),
+            reader=self.reading(),
             executor=self.points(),
             arrivals=None if self.arrivals is None else self.arrivals(),
         )
@@ -105,6 +107,7 @@ def world(
     learning: bool = False,
     executor: Callable[[], Executor] = Inline,
     points: Callable[[], Executor] = Inline,
+    reading: Callable[[], Executor] = Inline,
     arrivals: Callable[[], Arrivals] | None = None,
     **trainer: Any,
 ) -> World:
@@ -114,7 +117,9 @@ def world(
     reader = MessageReader("training_samples", made.features, TASKS)
     log = FakeLog(messages, reader, clock)
     server = FakeServer(killer, clock, learning=learning, shard_killer=Killer(shard_kills))
-    return World(made, folder, killer, clock, log, server, [], None, executor, points, arrivals=arrivals)
+    return World(
+        made, folder, killer, clock, log, server, [], None, executor, points, reading, arrivals=arrivals
+    )
 
 
 @pytest.fixture
@@ -159,9 +164,12 @@ def dense(trainer: Trainer) -> bytes:
     shard_kills=st.lists(st.integers(1, 60), max_size=3, unique=True).map(tuple),
     executor=st.sampled_from([Inline, Lazy]),
     points=st.sampled_from([Inline, Slow]),
+    reading=st.sampled_from([Inline, Lazy]),
 )
 @settings(max_examples=10)
-def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills, shard_kills, executor, points):
+def test_a_run_killed_anywhere_equals_one_that_never_was(
+    *, seed, kills, shard_kills, executor, points, reading
+):
     """Trainer and shards die; the vectors learn. All is as in a run with other recovery points and no kill."""
     messages = stream(seed)
     with (
@@ -175,6 +183,7 @@ def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills, shard_kill
             learning=True,
             executor=executor,
             points=points,
+            reading=reading,
         ) as wild,
     ):
         want, have = calm.to_the_end(), wild.to_the_end()
