@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,3 +50,14 @@ def propensity_weights(propensities: Tensor, clip: float) -> Tensor:
         raise ValueError("propensities: one is not in (0, 1]; legal is the odds of having been shown")
     weights = (1 / propensities).clamp(max=clip)
     return weights / weights.mean()
+
+
+def row_weights(propensities: Tensor, clip: float) -> Tensor:
+    """Weights (n,) that sum to n: `propensity_weights` among the rows that have one, 1 for the others, at 0.
+
+    So what is not known counts as the average row does, however many rows have propensities.
+    """
+    known = propensities != 0
+    weights = torch.ones_like(propensities)
+    weights[known] = propensity_weights(propensities[known], clip)
+    return weights

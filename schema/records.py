@@ -229,6 +229,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     offset of that action's message. `resolved_below`: every block of a lower source offset of the partition
     (of a lower `late_offset`, in a late block) was emitted before this one, so a reader may forget them.
     `completed_at`: the wall-clock time at which Kafka had the message that completed these labels.
+
+    propensities <f4 (n,), or empty where none is known: as the feature log has them, in (0, 1].
     """
 
     source: Source
@@ -249,6 +251,7 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
     scores: bytes = b""
     retract: bytes = b""
     late_offset: int = -1
+    propensities: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -290,6 +293,8 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
             return f"{names[at]}: {have[at]} bytes for {n} rows; legal is {want[at]}"
         if self.retract and len(self.retract) != n * t:
             return f"retract: {len(self.retract)} bytes for {n} rows; legal is {n * t}, or none"
+        if self.propensities and len(self.propensities) != 4 * n:
+            return f"propensities: {len(self.propensities)} bytes for {n} rows; legal is {4 * n}, or none"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} rows"
         return None

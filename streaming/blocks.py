@@ -39,6 +39,7 @@ class BlockMaker:
         whole = emission.mask == cells.every(rows, tasks)
         kept: Sequence[int] = range(rows) if whole else cells.rows_in(emission.mask, tasks)
         labels, mask, retract = emission.labels, emission.mask, emission.retract
+        odds = head.propensities
         if not whole:
             labels, mask, retract = (cells.gather(some, kept, tasks) for some in (labels, mask, retract))
         return SampleBlock(
@@ -60,6 +61,7 @@ class BlockMaker:
             head.scores if whole else cells_at(head.scores, kept, len(head.scores) // rows),
             cells.flags(retract, len(kept), tasks) if retract else b"",
             emission.late,
+            odds if whole or not odds else cells_at(odds, kept, 4),
         )
 
     def _source(self, emission: Emission) -> Source:

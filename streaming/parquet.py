@@ -43,6 +43,8 @@ def _schema() -> pa.Schema:
         "item_id": pa.int64(),
         "position": pa.int32(),
         "log_keep": pa.float32(),
+        # null where it is not known
+        "propensity": pa.float32(),
         "tasks": pa.list_(pa.string()),
         "labels": pa.list_(pa.float32()),
         "mask": numbers,
@@ -104,13 +106,14 @@ def _rows(block: SampleBlock, place: Place) -> Iterator[dict[str, object]]:
         block.item_ids().tolist(),
         block.position_values().tolist(),
         np.frombuffer(block.log_keep, "<f4").tolist(),
+        np.frombuffer(block.propensities, "<f4").tolist() or [None] * len(block),
         block.label_matrix().tolist(),
         block.mask_matrix().tolist(),
         block.retract_matrix().tolist(),
         strict=True,
     )
     packed: bytes | None = TRAINING_SAMPLES.encode([block])
-    for row, item, position, log_keep, labels, mask, retract in columns:
+    for row, item, position, log_keep, propensity, labels, mask, retract in columns:
         yield {
             "partition": source.partition,
             "offset": source.offset,
@@ -125,6 +128,7 @@ def _rows(block: SampleBlock, place: Place) -> Iterator[dict[str, object]]:
             "item_id": item,
             "position": position,
             "log_keep": log_keep,
+            "propensity": propensity,
             "tasks": list(block.tasks),
             "labels": labels,
             "mask": mask,

@@ -236,6 +236,9 @@ def _value_problem(block: SampleBlock) -> str | None:
             return f"features.{name}: one is not finite; legal is a finite number"
     if not (np.frombuffer(block.log_keep, "<f4") <= 0).all():
         return "log_keep: one is above 0 or not a number; legal is the logarithm of a probability"
+    odds = np.frombuffer(block.propensities, "<f4")
+    if not ((odds > 0) & (odds <= 1)).all():
+        return "propensities: one is not in (0, 1]; legal is the odds of having been shown"
     labels = block.label_matrix()[block.mask_matrix() > 0]
     if not ((labels >= 0) & (labels <= 1)).all():
         return "labels: one is not in 0 to 1; legal is a probability"

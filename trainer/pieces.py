@@ -38,6 +38,7 @@ class Piece(msgspec.Struct, frozen=True, gc=False):
     late: bool = False
     joined_at: int = 0
     trace: int = 0
+    propensities: bytes = b""
 
     def __len__(self) -> int:
         return len(self.items) // 8
@@ -75,6 +76,13 @@ class PieceRows(Rows):
     def log_keep(self) -> F32:
         """See Rows."""
         return np.frombuffer(b"".join([p.log_keep for p in self._pieces]), "<f4").copy()
+
+    def propensities(self) -> F32 | None:
+        """See Rows."""
+        if not any(p.propensities for p in self._pieces):
+            return None
+        parts = [p.propensities or bytes(4 * len(p)) for p in self._pieces]
+        return np.frombuffer(b"".join(parts), "<f4").copy()
 
     def late(self) -> I64:
         """See Rows."""
@@ -144,6 +152,7 @@ def piece(block: SampleBlock, mask: bytes, joined_at: int = 0) -> Piece | None:
         kept.late_offset >= 0,
         joined_at or kept.completed_at,
         trace_of(kept.request_id),
+        kept.propensities,
     )
 
 
@@ -170,6 +179,7 @@ def narrowed(block: SampleBlock, mask: bytes) -> SampleBlock | None:
         log_keep=kept(block.log_keep),
         scores=b"",
         retract=kept(block.retract),
+        propensities=kept(block.propensities),
     )
 
 

@@ -51,6 +51,10 @@ class Rows(ABC):
         """Shape (n,)."""
 
     @abstractmethod
+    def propensities(self) -> F32 | None:
+        """With what odds each row was shown, shape (n,), 0 where not known; None if it is of no row."""
+
+    @abstractmethod
     def late(self) -> I64:
         """1 for each request whose rows have been trained before, shape (R,).
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.batch import Batch, Collator
 from models.dense import dump_payload
 from models.heads import Heads, Targets
+from models.losses import row_weights
 from models.mmoe import MMoE
 from schema.config import Config
 from schema.records import F32, I64, U64
@@ -45,7 +46,7 @@ class Computed:
     """What a step found: predictions f32 (n, T), and gradients, or None where one is not finite.
 
     Sparse gradients are of the loss summed over rows, so that what a row teaches an embedding does not
-    depend on how many others its batch has.
+    depend on how many others its batch has. Rows that are weighted weigh 1 on average.
     """
 
     predictions: F32
@@ -111,6 +112,7 @@ class Learner:
         self._ranks = ranks or Alone()
         self._clock = clock
         self._seed = config.trainer.seed
+        self._clip = config.trainer.propensity_clip
 
     def fetch(self, rows: Rows) -> Fetched:
         """`rows` with their vectors, as the shards have them now."""
@@ -162,7 +164,12 @@ class Learner:
         labels, mask, log_keep = map(torch.from_numpy, (rows.labels(), rows.mask(), rows.log_keep()))
         taken = rows.retract()
         retract = None if taken is None else torch.from_numpy(taken)
-        return Prepared(batch, Targets(labels, mask, log_keep, retract=retract))
+        return Prepared(batch, Targets(labels, mask, log_keep, self._weights(rows), retract))
+
+    def _weights(self, rows: Rows) -> Tensor | None:
+        """What each of `rows` counts for in the loss; None where all count alike."""
+        odds = None if self._clip is None else rows.propensities()
+        return None if self._clip is None or odds is None else row_weights(torch.from_numpy(odds), self._clip)
 
     def pull(self, prepared: Prepared) -> Mapping[str, F32]:
         """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""

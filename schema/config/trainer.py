@@ -38,6 +38,10 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     their end: a folder, under `run_dir` unless absolute, by default that of the dump. A recovery point of
     trainer and shards is made every `recovery_seconds`; `recovery_points` are kept.
 
+    With a `propensity_clip` the ranker's loss counts rows by one over the odds with which they were shown, at
+    most the clip, over the mean of that in the batch's rows whose odds are known; all others count as 1.
+    Without one all rows count alike.
+
     Metrics are kept overall, by windows of `evaluation_window_seconds` of event time (aligned to the feature
     configuration's time zone), and over `report_period` where one is given. `baseline` adds the smoothed
     log-odds baseline, whose counts grow with the number of users and items. `device` computes the dense
@@ -50,6 +54,7 @@ class TrainerConfig(Section, frozen=True, kw_only=True):
     batch_rows: Positive = 512
     batch_wait_seconds: PositiveSeconds = 0.2
     learning_rate: PositiveFloat = 0.002
+    propensity_clip: Annotated[float, Meta(gt=1)] | None = None
     recovery_seconds: PositiveSeconds = 30.0
     recovery_points: Positive = 3
     evaluation_window_seconds: PositiveSeconds = 86400.0

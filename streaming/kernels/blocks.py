@@ -33,7 +33,7 @@ _FOUR: Final = np.uint64(4)
 _EIGHT: Final = np.uint64(8)
 _TAG: Final = 4
 _ARRAY: Final = 0x90
-_BLOCK: Final = np.array([0xDC, 0, 19, _TAG, _ARRAY + 3], np.uint8)
+_BLOCK: Final = np.array([0xDC, 0, 20, _TAG, _ARRAY + 3], np.uint8)
 _MINUS_ONE: Final = 0xFF
 
 
@@ -156,4 +156,5 @@ def write(
             at = put_binary(out, at, np.uint64(0))
             out[at] = _MINUS_ONE
             at += _ONE
+            at = _put_part(out, at, packed, parts[logs.PROPENSITIES], parts[logs.PROPENSITIES_SIZE])
         results[k, BLOCK_END], results[k, USER] = at, parts[logs.USER]

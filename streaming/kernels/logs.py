@@ -24,9 +24,12 @@ FEATURES: Final = 10
 FEATURES_END: Final = 11
 SCORES: Final = 12
 SCORES_SIZE: Final = 13
-PARTS: Final = 14
+PROPENSITIES: Final = 14
+PROPENSITIES_SIZE: Final = 15
+PARTS: Final = 16
 """Of a log: where it lies; its id; its event time; where its items lie and how many they are: these SEEN are
-what the join looks at. Its user and surface; where positions, features (packed) and scores lie."""
+what the join looks at. Its user and surface; where positions, features (packed), scores and propensities
+lie."""
 
 LEAST_BYTES: Final = 3
 """A record takes at least as many bytes."""
@@ -120,7 +123,8 @@ def walk(body: Any, at: Any, end: Any, parts: Any) -> Any:
     at, start, size = binary(body, at, end)
     parts[SCORES], parts[SCORES_SIZE] = start, size
     fits = size % (_FLOAT * rows) == 0
-    at, _, size = binary(body, at, end)
+    at, start, size = binary(body, at, end)
+    parts[PROPENSITIES], parts[PROPENSITIES_SIZE] = start, size
     fits = fits and (not size or size == _FLOAT * rows)
     at, _, size = binary(body, at, end)
     fits = fits and (not size or size == rows)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.heads import Heads, Targets
-from models.losses import propensity_weights
+from models.losses import propensity_weights, row_weights
 
 
 def targets(labels: list[list[float]], mask: list[list[float]], log_keep: list[float]) -> Targets:
@@ -88,6 +88,20 @@ def test_propensity_weights_are_clipped_and_sum_to_the_rows():
 def test_propensities_out_of_bounds_are_refused(propensities, clip, text):
     with pytest.raises(ValueError, match=text):
         propensity_weights(torch.tensor(propensities), clip)
+
+
+def test_rows_without_a_propensity_weigh_1_and_change_no_other():
+    weights = row_weights(torch.tensor([0, 0.5, 0.25, 0, 0.001, 0]), clip=10)
+    torch.testing.assert_close(
+        weights, torch.tensor([1, 6, 12, 1, 30, 1]) / torch.tensor([1, 16, 16, 1, 16, 1])
+    )
+    assert float(weights.sum()) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 1.5, float("nan")])
+def test_one_of_many_propensities_out_of_bounds_is_refused(wrong):
+    with pytest.raises(ValueError, match="propensities"):
+        row_weights(torch.tensor([0.5, 0, wrong]), clip=10)
 
 
 def fitted(heads: Heads, rows: Targets, tasks: int) -> torch.Tensor:

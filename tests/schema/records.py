@@ -22,6 +22,7 @@ from schema.records import (
 ids = st.integers(0, 2**63 - 1)
 times = st.integers(0, 2**53 - 1)
 floats = st.floats(width=32, allow_nan=False)
+odds = st.floats(0, 1, width=32, exclude_min=True)
 texts = st.text(max_size=20)
 
 
@@ -63,6 +64,8 @@ def feature_logs(draw: st.DrawFn) -> FeatureLog:
         draw(packed(st.integers(0, 65535), "<u2", n)),
         draw(features(n)),
         draw(packed(floats, "<f4", n * 2)),
+        draw(st.just(b"") | packed(odds, "<f4", n)),
+        draw(st.just(b"") | packed(st.integers(0, 2), "u1", n)),
     )
 
 
@@ -85,6 +88,10 @@ def sample_blocks(draw: st.DrawFn) -> SampleBlock:
         draw(packed(st.sampled_from([0.0, 1.0]), "<f4", n * 2)),
         draw(packed(st.sampled_from([0, 1]), "u1", n * 2)),
         draw(packed(floats, "<f4", n)),
+        draw(st.just(b"") | packed(floats, "<f4", n * 2)),
+        draw(st.just(b"") | packed(st.sampled_from([0, 1]), "u1", n * 2)),
+        draw(st.just(-1) | times),
+        draw(st.just(b"") | packed(odds, "<f4", n)),
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schema import codec
 from schema.errors import InvalidMessage
-from schema.records import Action, ActionBatch
+from schema.records import Action, ActionBatch, SampleBlock
 from tests.schema import records
 
 
@@ -97,6 +97,17 @@ def test_a_record_with_fields_of_a_later_version_is_read() -> None:
     encoded = msgspec.msgpack.encode([[3, 7, [["r", 1, "click", 5, 1.0, "new"]], "new"]])
     message = b"%c%b%b" % (codec.VERSION, codec.zlib.crc32(encoded).to_bytes(4, "little"), encoded)
     assert codec.USER_ACTIONS.decode(message) == [ActionBatch(7, (Action("r", 1, "click", 5, 1.0),))]
+
+
+@given(block=records.sample_blocks(), fields=st.integers(16, 19))
+def test_a_block_of_an_earlier_version_is_read(block: SampleBlock, fields: int) -> None:
+    """Fields were appended, so what an older writer left out has its default."""
+    later = ("scores", "retract", "late_offset", "propensities")[fields - 16 :]
+    defaults = {"scores": b"", "retract": b"", "late_offset": -1, "propensities": b""}
+    old = msgspec.msgpack.encode([msgspec.msgpack.decode(msgspec.msgpack.encode(block))[:fields]])
+    message = b"%c%b%b" % (codec.VERSION, codec.zlib.crc32(old).to_bytes(4, "little"), old)
+    (read,) = codec.TRAINING_SAMPLES.decode(message)
+    assert read == msgspec.structs.replace(block, **{name: defaults[name] for name in later})
 
 
 class TestJsonActions:

@@ -126,6 +126,8 @@ CASES = [
     ),
     Case("serving.popular_share", 0.9, ("serving.popular_share: 0.9", "recent_share leaves, 0.8")),
     Case("serving.candidates", 5, ("serving.candidates: 5", "feed_size, 10")),
+    Case("trainer.propensity_clip", 1, ("trainer.propensity_clip: 1", "a number above 1")),
+    Case("trainer.propensity_clip", "ten", ("trainer.propensity_clip: 'ten'", "a number above 1", "null")),
     Case("trainer.report_period", {"start": "x", "end": "y"}, ("report_period.start: 'x'", "2022-05-01")),
     Case(
         "trainer.report_period",

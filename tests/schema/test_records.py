@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schema.records import FeatureLog, Features, IdColumn, ModelVersion, SampleBlock, column
+from schema.records import FeatureLog, Features, IdColumn, ModelVersion, SampleBlock, Source, column
 from tests.schema import records
 
 
@@ -56,6 +56,32 @@ def test_a_column_of_the_wrong_size_is_named(change: dict[str, object], named: s
     problem = msgspec.structs.replace(GOOD, **change).problem()
     assert problem is not None
     assert problem.startswith(named)
+
+
+BLOCK = SampleBlock(
+    Source(0, 3), 0, 5, "r", 1, 5, 0, ("click",),
+    column([0, 1], "<u2"), column([10, 11], "<i8"), column([0, 1], "<u2"), GOOD.features,
+    column([1, 0], "<f4"), b"\1\1", bytes(8), b"", b"\0\0", -1, column([0.5, 1], "<f4"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"items": b"1234567"}, "items: 7 bytes; legal is a multiple of 8 above 0"),
+        ({"rows": b""}, "rows: 0 bytes for 2 rows; legal is 4"),
+        ({"positions": b"1"}, "positions: 1 bytes for 2 rows; legal is 4"),
+        ({"labels": b"1"}, "labels: 1 bytes for 2 rows; legal is 8"),
+        ({"mask": b"1"}, "mask: 1 bytes for 2 rows; legal is 2"),
+        ({"log_keep": b""}, "log_keep: 0 bytes for 2 rows; legal is 8"),
+        ({"retract": b"1"}, "retract: 1 bytes for 2 rows; legal is 2, or none"),
+        ({"propensities": b"1234"}, "propensities: 4 bytes for 2 rows; legal is 8, or none"),
+        ({"features": Features((IdColumn(1, b"short"),))}, "features: a column does not hold 2 rows"),
+    ],
+)
+def test_a_column_of_a_block_of_the_wrong_size_is_named(change: dict[str, object], problem: str) -> None:
+    assert BLOCK.problem() is None
+    assert msgspec.structs.replace(BLOCK, **change).problem() == problem
 
 
 def test_row_lengths_default_to_one_id_a_row() -> None:

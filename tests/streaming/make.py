@@ -32,6 +32,7 @@ def feature_log(
     *,
     user_id: int = 7,
     scores: Sequence[float] = (),
+    odds: Sequence[float] = (),
 ) -> FeatureLog:
     n = len(items)
     features = Features(
@@ -49,6 +50,7 @@ def feature_log(
         column(range(n), "<u2"),
         features,
         column(scores, "<f4"),
+        column(odds, "<f4"),
     )
 
 

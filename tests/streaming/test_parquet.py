@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,7 +21,7 @@ from streaming.dump import Dump
 from streaming.parquet import Span
 from tests.polling import wait_until
 from tests.streaming.netview import NetView
-from tests.streaming.test_partition import Bench, traffic
+from tests.streaming.test_partition import Bench, odds_are_those_logged, traffic
 from tests.streaming.test_worker import traffic as worker_traffic
 from tests.streaming.worker import ROOT, Feed, deployment
 
@@ -45,6 +46,13 @@ def test_what_is_written_is_read_back(tmp_path, blocks):
     table = pq.read_table(next(tmp_path.glob("date=1970-01-01/hour=00/*.parquet")))
     assert table.num_rows == sum(map(len, blocks))
     assert table["labels"][0].as_py() == blocks[0].label_matrix()[0].tolist()
+    told = [
+        odds
+        for block in blocks
+        for odds in np.frombuffer(block.propensities, "<f4").tolist() or [None] * len(block)
+    ]
+    assert table["propensity"].to_pylist() == told
+    assert 0 < table["propensity"].null_count < len(told)
 
 
 def test_hours_of_event_time_are_apart(tmp_path, blocks):
@@ -137,6 +145,7 @@ def test_a_backfill_gives_the_labels_of_the_oracle_and_the_same_bytes(tmp_path, 
     bench.samples = sorted(parquet.read(tmp_path / "a"), key=lambda b: (b.late_offset, b.source.offset))
     bench.samples = [msgspec.structs.replace(b, resolved_below=0) for b in bench.samples]
     assert bench.view() == made.labels
+    assert odds_are_those_logged(bench.samples)
 
 
 def test_a_backfill_of_topics_is_that_of_their_files_to_the_byte(topics, tmp_path):

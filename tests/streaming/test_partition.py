@@ -179,7 +179,8 @@ def traffic(rng: random.Random, requests: int, late: float = 0.3, tardy: float =
         items = rng.sample(range(20), rng.randint(1, 3))
         scores = [rng.random() for _ in range(2 * len(items))]
         came = moment if rng.random() >= tardy else moment + rng.randrange(HORIZON // 4)
-        logs.append((came, feature_log(f"r{i}", moment, items, scores=scores)))
+        odds = [odds_of(item) for item in items] if i % 3 else ()
+        logs.append((came, feature_log(f"r{i}", moment, items, scores=scores, odds=odds)))
         hits = set()
         for _ in range(rng.randrange(4)):
             item, kind = rng.choice(items), rng.choice(("click", "like", "share", "hover"))
@@ -194,6 +195,20 @@ def traffic(rng: random.Random, requests: int, late: float = 0.3, tardy: float =
     made.logs = envelopes(rng, logs, FEATURE_LOGS)
     made.actions = envelopes(rng, actions + delayed, USER_ACTIONS)
     return made
+
+
+def odds_of(item):
+    """How likely `item` had to be shown, in whatever request."""
+    return (item + 1) / 32
+
+
+def odds_are_those_logged(samples):
+    """Whether every row has the propensity of its own, but in requests that were logged without."""
+    return all(
+        np.frombuffer(block.propensities, "<f4").tolist()
+        == ([odds_of(item) for item in block.item_ids().tolist()] if int(block.request_id[1:]) % 3 else [])
+        for block in samples
+    )
 
 
 def envelopes(rng, timed, codec):
@@ -227,6 +242,7 @@ def test_any_interleaving_gives_the_labels_of_the_oracle(seed, requests, early, 
                 bench.step(side)
     bench.finish()
     assert bench.view() == made.labels
+    assert odds_are_those_logged(bench.samples)
     if not early:
         assert sum(b.late_offset < 0 for b in bench.samples) == requests, "no block twice"
     assert bench.letters == []
@@ -289,6 +305,7 @@ def test_a_row_is_kept_with_the_same_probability_whoever_emits_it(seed, early):
         calm = Bench(made.logs, made.actions, bench.rules, **SCORED)
         calm.finish()
     assert keep_probabilities(bench.samples) == keep_probabilities(calm.samples)
+    assert odds_are_those_logged(bench.samples)
 
 
 @settings(max_examples=100, deadline=None)

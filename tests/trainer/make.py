@@ -79,7 +79,10 @@ def block(
     tasks: Sequence[str] = TASKS,
     seed: int = 0,
 ) -> SampleBlock:
-    """Rows of one request; items, labels and dense values are functions of the place and `seed`."""
+    """Rows of one request; items, labels and dense values are functions of the place and `seed`.
+
+    Of two requests in three it is known how likely each row had to be shown, a function of its place.
+    """
     n, rng = len(rows), np.random.default_rng([partition, offset, index, seed])
     items = np.array([10 + (offset + row) % 9 for row in rows])
     history = [feature_id(2, int(i)) for i in rng.integers(10, 19, rng.integers(0, 4))]
@@ -106,6 +109,7 @@ def block(
         labels=column(rng.integers(0, 2, (n, len(tasks))), "<f4"),
         mask=column(np.ones((n, len(tasks))) if mask is None else mask, "u1"),
         log_keep=column(np.zeros(n), "<f4"),
+        propensities=column([0.5 ** ((offset + row) % 6) for row in rows] if offset % 3 else [], "<f4"),
     )
 
 

@@ -51,6 +51,7 @@ def sound(draw: st.DrawFn) -> SampleBlock:
         draw(st.sampled_from([0.0, 0.5, 1.0])) if known else draw(st.floats(width=32, allow_nan=True))
         for known in mask
     ]
+    odds = draw(st.lists(st.floats(0, 1, exclude_min=True, width=32), min_size=n, max_size=n) | st.just([]))
     retract = draw(st.lists(st.integers(0, 1), min_size=pairs, max_size=pairs) | st.just([]))
     return msgspec.structs.replace(
         made,
@@ -71,6 +72,7 @@ def sound(draw: st.DrawFn) -> SampleBlock:
         scores=draw(st.binary(max_size=9)),
         retract=bytes(retract),
         late_offset=draw(st.sampled_from([-1, 0, 300, 2**40])),
+        propensities=column(odds, "<f4"),
     )
 
 
@@ -102,6 +104,11 @@ FLAWS = [
     _fields(mask=b"\x01" * 99),
     _fields(log_keep=b""),
     _fields(retract=b"\x01"),
+    _fields(propensities=b"\x01"),
+    *[
+        lambda made, odds=odds: msgspec.structs.replace(made, propensities=column([odds] * len(made), "<f4"))
+        for odds in (0.0, -0.5, 1.0001, np.nan)
+    ],
     _features(item_dense=b""),
     _features(context_dense=bytes(4)),
     lambda made: _features(item_dense=column([np.inf] * len(made), "<f4"))(made),
@@ -164,10 +171,11 @@ def test_a_damaged_body_is_never_read_as_another(made, data):
     assert all(READER._problem(record) is None for record in want)
 
 
-def test_fields_that_older_versions_do_not_write_have_their_defaults():
+@pytest.mark.parametrize("fields", range(16, 21))
+def test_fields_that_older_versions_do_not_write_have_their_defaults(fields):
     made = block(4)
     old = msgspec.msgpack.decode(bodies([made]))
-    old[0] = old[0][:16]
+    old[0] = old[0][:fields]
     old[0][1] = old[0][1][:2]
     old[0][12][0][0] = old[0][12][0][0][:2]
     body = msgspec.msgpack.encode(old)
@@ -252,10 +260,10 @@ def same_rows(ours: BlockRows, theirs: BlockRows | PieceRows) -> None:
     names = ("counts", "items", "labels", "mask", "log_keep", "late", "event_times", "users", "surfaces")
     for name in (*names, "traces", "newly_known", "weights"):
         assert np.array_equal(getattr(ours, name)(), getattr(theirs, name)()), name
-    mine, its = ours.retract(), theirs.retract()
-    assert (mine is None) == (its is None)
-    if mine is not None:
-        assert np.array_equal(mine, its)
+    for name in ("retract", "propensities"):
+        mine, its = getattr(ours, name)(), getattr(theirs, name)()
+        assert (mine is None) == (its is None)
+        assert mine is None or np.array_equal(mine, its), name
     assert len(ours) == len(theirs)
     assert ours.late_rows() == theirs.late_rows()
     requests = np.arange(len(ours.counts()))

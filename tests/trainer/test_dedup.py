@@ -137,5 +137,5 @@ def test_many_blocks_at_once_are_as_one_after_another(seed, cuts, rows):
 def one(sample: SampleBlock) -> dict[str, bytes]:
     """The columns of the first row alone."""
     features = sample.features.narrowed([0], len(sample))
-    cells = {"rows": 2, "items": 8, "positions": 2, "labels": 8, "mask": 2, "log_keep": 4}
+    cells = {"rows": 2, "items": 8, "positions": 2, "labels": 8, "mask": 2, "log_keep": 4, "propensities": 4}
     return {name: getattr(sample, name)[:size] for name, size in cells.items()} | {"features": features}

@@ -122,14 +122,15 @@ def to_the_pause(trainer: Trainer) -> None:
         trainer.advance()
 
 
-def test_batch_and_then_online_is_online_all_the_way(tmp_path: Path):
+@pytest.mark.parametrize("clip", [None, 6.0])
+def test_batch_and_then_online_is_online_all_the_way(tmp_path: Path, clip: float | None):
     whole = stream(3)
     first = {p: messages[: len(messages) // 2] for p, messages in whole.items()}
     for p, messages in first.items():
         dump(tmp_path / "dump", p, messages, [2])
     with (
-        world(tmp_path / "a", first, learning=True) as online,
-        world(tmp_path / "b", whole, learning=True) as both,
+        world(tmp_path / "a", first, learning=True, propensity_clip=clip) as online,
+        world(tmp_path / "b", whole, learning=True, propensity_clip=clip) as both,
     ):
         want = online.start()
         to_the_pause(want)

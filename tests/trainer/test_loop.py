@@ -171,10 +171,12 @@ def test_a_run_killed_anywhere_equals_one_that_never_was(
     *, seed, kills, shard_kills, executor, points, reading
 ):
     """Trainer and shards die; the vectors learn. All is as in a run with other recovery points and no kill."""
-    messages = stream(seed)
+    messages, clip = stream(seed), 6.0 if seed % 2 else None
     with (
         tempfile.TemporaryDirectory() as folder,
-        world(Path(folder) / "calm", messages, learning=True, recovery_seconds=7) as calm,
+        world(
+            Path(folder) / "calm", messages, learning=True, recovery_seconds=7, propensity_clip=clip
+        ) as calm,
         world(
             Path(folder) / "wild",
             messages,
@@ -184,6 +186,7 @@ def test_a_run_killed_anywhere_equals_one_that_never_was(
             executor=executor,
             points=points,
             reading=reading,
+            propensity_clip=clip,
         ) as wild,
     ):
         want, have = calm.to_the_end(), wild.to_the_end()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
 from models.batch import Collator
 from models.mmoe import MMoE
+from schema.records import F32, column
 from tests.trainer.fakes import Clock, FakeServer, Killer, first_vectors
 from tests.trainer.make import DIM, TASKS, block, config
 from trainer.pieces import Piece, PieceRows, piece
@@ -64,6 +68,54 @@ def test_a_rows_gradient_does_not_depend_on_its_company():
     found = dict(zip(both["embedding"][0].tolist(), both["embedding"][1], strict=True))
     for row, gradient in zip(alone["embedding"][0].tolist(), alone["embedding"][1], strict=True):
         np.testing.assert_allclose(found[row], gradient, rtol=1e-4, atol=1e-7)
+
+
+def weighed(odds: Sequence[bytes], clip: float | None) -> tuple[F32, F32, F32]:
+    """The predictions of a step on `pieces` of those odds, the dense gradients, and the sparse ones."""
+    learner = Learner(config(propensity_clip=clip), FakeServer(Killer(), Clock()))
+    rows = [msgspec.structs.replace(p, propensities=o) for p, o in zip(pieces(), odds, strict=True)]
+    computed = learner.compute(learner.fetch(PieceRows(rows)), 1)
+    assert computed.gradients is not None
+    dense = [p.grad.numpy().ravel() for p in learner.model.parameters() if p.grad is not None]
+    return computed.predictions, np.concatenate(dense), computed.gradients["embedding"][1]
+
+
+UNEVEN = [column([0.5, 0.25, 0.01], "<f4"), column([1, 0.125, 0.5], "<f4")]
+
+
+@pytest.mark.parametrize(
+    ("odds", "clip"),
+    [
+        (UNEVEN, None),
+        ([b"", b""], 4.0),
+        ([column([1, 1, 1], "<f4")] * 2, 4.0),
+        ([column([1, 1, 1], "<f4"), b""], 4.0),
+    ],
+    ids=["not wanted", "not known", "all shown for certain", "some shown for certain"],
+)
+def test_rows_that_count_alike_teach_what_they_did_to_the_bit(odds, clip):
+    for have, want in zip(weighed(odds, clip), weighed([b"", b""], None), strict=True):
+        assert have.tobytes() == want.tobytes()
+
+
+def test_rows_count_by_one_over_their_odds_and_as_the_average_where_these_are_not_known():
+    settings = config(propensity_clip=4.0)
+    known = msgspec.structs.replace(pieces()[0], propensities=UNEVEN[0])
+    unknown = msgspec.structs.replace(pieces()[1], propensities=b"")
+    rows = PieceRows([known, unknown])
+    learner = Learner(settings, FakeServer(Killer(), Clock()))
+    computed = learner.compute(learner.fetch(rows), 1)
+
+    batch = rows.collated(Collator(settings.features))
+    vectors = torch.from_numpy(first_vectors(batch.ids["embedding"])).requires_grad_()
+    logits = learner.model(batch, {"embedding": vectors})
+    labels, mask = torch.from_numpy(rows.labels()), torch.from_numpy(rows.mask())
+    losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * mask
+    weights = torch.tensor([0.6, 1.2, 1.2, 1, 1, 1])  # 2, 4 and 4 over their mean, and three that say nothing
+    (losses * weights.unsqueeze(1)).sum().backward()
+    assert computed.gradients is not None
+    assert vectors.grad is not None
+    np.testing.assert_allclose(computed.gradients["embedding"][1], vectors.grad.numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_computing_changes_no_parameter():

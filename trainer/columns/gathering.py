@@ -79,6 +79,18 @@ def rows(
             row += 1
 
 
+@kernel(VOID(_BYTES, _TABLE, made(F32, 1)), allocates=False)
+def propensities(data: Any, table: Any, odds: Any) -> None:
+    """With what odds each row of the blocks was shown (n,), 0 where a block does not say."""
+    row = 0
+    for number in range(len(table)):
+        block = table[number]
+        for i in range(block[at_.ROWS]):
+            known = block[at_.PROPENSITIES] != 0
+            odds[row] = f32_at(data, block[at_.AT_PROPENSITIES] + 4 * i) if known else np.float32(0)
+            row += 1
+
+
 @kernel(VOID(_BYTES, _TABLE, made(F32, 2)), allocates=False)
 def context(data: Any, table: Any, dense: Any) -> None:
     """The dense values (b, c) of the blocks' requests."""

@@ -14,104 +14,19 @@ from numba import types
 
 from runtime.compiled import BOOL, I64, U8, kernel, made, taken
 from trainer.columns import layout as at_
-from trainer.columns.memory import f32_at, u16_at, u32_at
+from trainer.columns.checks import values_fit
+from trainer.columns.slots import columns
 from trainer.columns.tokens import ARRAY, BYTES, INTEGER, TEXT, token
 
 _TAG: Final = 4
 _LEAST_FIELDS: Final = 16
-_MOST_FIELDS: Final = 19
+_MOST_FIELDS: Final = 20
 _LEAST_BYTES: Final = 16
 """Of a block: one for each field."""
 _MILLIS: Final = 1 << 53
 _TUPLE: Final[Any] = types.UniTuple
 _PAIR: Final = _TUPLE(I64, 2)
 _BYTES: Final = taken(U8, 1)
-
-
-@kernel(I64(_BYTES, I64, I64, I64, taken(I64, 1), I64, I64, made(I64, 2)), allocates=False)
-def _column(data: Any, at: Any, end: Any, rows: Any, numbers: Any, first: Any, last: Any, slots: Any) -> Any:
-    """Read a slot's column of `rows` rows; what follows it, or -1 where it is not one.
-
-    It is noted in `slots` (S, SLOT_FIELDS) if it is the first of its slot, and among numbers[first:last].
-    """
-    kind, count, _, at = token(data, at, end)
-    if kind != ARRAY or count < 2 or count > 3:
-        return -1
-    kind, slot, _, at = token(data, at, end)
-    if kind != INTEGER:
-        return -1
-    kind, size, ids, at = token(data, at, end)
-    if kind != BYTES:
-        return -1
-    bytes_of_lengths, lengths = np.int64(0), np.int64(0)
-    if count == 3:
-        kind, bytes_of_lengths, lengths, at = token(data, at, end)
-        if kind != BYTES:
-            return -1
-    wanted = rows
-    if bytes_of_lengths:
-        if bytes_of_lengths != 2 * rows:
-            return -1
-        wanted = np.int64(0)
-        for row in range(rows):
-            wanted += np.int64(u16_at(data, lengths + 2 * row))
-    if size != 8 * wanted:
-        return -1
-    for s in range(first, last):
-        if numbers[s] == slot:
-            if slots[s, at_.SLOT_KIND] == at_.ABSENT:
-                slots[s, at_.SLOT_AT_IDS] = ids
-                slots[s, at_.SLOT_AT_LENGTHS] = lengths
-                slots[s, at_.SLOT_IDS] = wanted
-                slots[s, at_.SLOT_KIND] = at_.RAGGED if bytes_of_lengths else at_.SINGLE
-            break
-    return at
-
-
-@kernel(I64(_BYTES, I64, I64, I64, taken(I64, 1), I64, I64, made(I64, 2)), allocates=False)
-def _columns(data: Any, at: Any, end: Any, rows: Any, numbers: Any, first: Any, last: Any, slots: Any) -> Any:
-    """As `_column`, an array of them."""
-    kind, count, _, at = token(data, at, end)
-    if kind != ARRAY:
-        return -1
-    for _ in range(count):
-        at = _column(data, at, end, rows, numbers, first, last, slots)
-        if at < 0:
-            return -1
-    return at
-
-
-@kernel(BOOL(_BYTES, I64, I64), allocates=False)
-def _finite(data: Any, at: Any, count: Any) -> Any:
-    """Whether all of `count` floats are."""
-    for i in range(count):
-        if u32_at(data, at + 4 * i) & np.uint32(0x7F800000) == np.uint32(0x7F800000):
-            return False
-    return True
-
-
-@kernel(BOOL(_BYTES, made(I64, 1), I64, I64, I64), allocates=False)
-def _values_fit(data: Any, block: Any, tasks: Any, context_dense: Any, item_dense: Any) -> Any:
-    """Whether the values of a block, whose form is right, are within their bounds; counts its idle rows."""
-    rows = block[at_.ROWS]
-    if not _finite(data, block[at_.AT_CONTEXT_DENSE], context_dense):
-        return False
-    if not _finite(data, block[at_.AT_ITEM_DENSE], rows * item_dense):
-        return False
-    for row in range(rows):
-        if not f32_at(data, block[at_.AT_LOG_KEEP] + 4 * row) <= 0:
-            return False
-    block[at_.IDLE_ROWS] = 0
-    for row in range(rows):
-        idle = True
-        for pair in range(row * tasks, (row + 1) * tasks):
-            if data[block[at_.AT_MASK] + pair]:
-                idle = False
-                label = f32_at(data, block[at_.AT_LABELS] + 4 * pair)
-                if not 0 <= label <= 1:
-                    return False
-        block[at_.IDLE_ROWS] += idle
-    return True
 
 
 @kernel(BOOL(_BYTES, I64, I64), allocates=False)
@@ -200,10 +115,10 @@ def _block(
     kind, count, _, at = token(data, at, end)
     if kind != ARRAY or count != 4:
         return -1
-    at = _columns(data, at, end, 1, numbers, 0, contexts, slots)
+    at = columns(data, at, end, 1, numbers, 0, contexts, slots)
     if at < 0:
         return -1
-    at = _columns(data, at, end, rows, numbers, contexts, len(numbers), slots)
+    at = columns(data, at, end, rows, numbers, contexts, len(numbers), slots)
     if at < 0:
         return -1
     block[at_.AT_CONTEXT_DENSE], at = _sized(data, at, end, 4 * context_dense)
@@ -232,12 +147,18 @@ def _block(
             return -1
         block[at_.RETRACTS] = size > 0
     block[at_.LATE_OFFSET] = -1
-    if fields == _MOST_FIELDS:
+    if fields > _LEAST_FIELDS + 2:
         kind, block[at_.LATE_OFFSET], _, at = token(data, at, end)
         if kind != INTEGER:
             return -1
+    block[at_.PROPENSITIES], block[at_.AT_PROPENSITIES] = 0, 0
+    if fields == _MOST_FIELDS:
+        kind, size, block[at_.AT_PROPENSITIES], at = token(data, at, end)
+        if kind != BYTES or size not in (0, 4 * rows):
+            return -1
+        block[at_.PROPENSITIES] = size > 0
     block[at_.AT_END], block[at_.JOINED_AT] = at, block[at_.COMPLETED_AT]
-    return at if _values_fit(data, block, tasks, context_dense, item_dense) else -1
+    return at if values_fit(data, block, tasks, context_dense, item_dense) else -1
 
 
 @kernel(I64(_BYTES, taken(I64, 1)), allocates=False)

@@ -35,8 +35,10 @@ from schema.records import I64, U8
     WITHIN,
     LAST,
     TRACE,
-) = range(18)
-"""As SampleBlock has them; ROWS is how many there are, RETRACTS whether there is such a column.
+    PROPENSITIES,
+) = range(19)
+"""As SampleBlock has them; ROWS is how many there are, RETRACTS and PROPENSITIES whether there is
+such a column.
 
 MESSAGE is the offset of its message, WITHIN its number there, LAST whether there is none behind it. TRACE is
 as `schema.stages.trace_of` has it.
@@ -44,7 +46,7 @@ as `schema.stages.trace_of` has it.
 JOINED_AT is when its message was made, Unix ms, COMPLETED_AT where that is not known; IDLE_ROWS is how many
 rows have no known label."""
 
-PLACES: Final = 18
+PLACES: Final = 19
 (
     AT_BLOCK,
     AT_END,
@@ -58,10 +60,11 @@ PLACES: Final = 18
     AT_RETRACT,
     AT_CONTEXT_DENSE,
     AT_ITEM_DENSE,
-) = range(PLACES, PLACES + 12)
+    AT_PROPENSITIES,
+) = range(PLACES, PLACES + 13)
 """Where its bytes begin and end, and where those of its columns begin."""
 
-FIELDS: Final = PLACES + 12
+FIELDS: Final = PLACES + 13
 
 SLOT_AT_IDS, SLOT_AT_LENGTHS, SLOT_IDS, SLOT_KIND = range(4)
 SLOT_PLACES: Final = 2

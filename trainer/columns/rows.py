@@ -65,6 +65,14 @@ class BlockRows(Rows):
         """See Rows."""
         return self._log_keep
 
+    def propensities(self) -> F32 | None:
+        """See Rows."""
+        if not self._blocks.table[:, at_.PROPENSITIES].any():
+            return None
+        odds = np.empty(len(self), np.float32)
+        gathering.propensities(self._blocks.data, self._blocks.table, odds)
+        return odds
+
     def late(self) -> I64:
         """See Rows."""
         return (self._blocks.table[:, at_.LATE_OFFSET] >= 0).astype(np.int64)
