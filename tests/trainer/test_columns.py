@@ -173,7 +173,7 @@ def test_a_damaged_body_is_never_read_as_another(made, data):
 
 @pytest.mark.parametrize("fields", range(16, 21))
 def test_fields_that_older_versions_do_not_write_have_their_defaults(fields):
-    made = block(4)
+    made = msgspec.structs.replace(block(4), propensities=b"")
     old = msgspec.msgpack.decode(bodies([made]))
     old[0] = old[0][:fields]
     old[0][1] = old[0][1][:2]
