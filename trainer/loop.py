@@ -178,8 +178,7 @@ class Trainer:
             return True
         self._return(loaded)
         records = loaded.records if loaded.image.history == self._feed.history else []
-        journal = ((record, record.runs) for record in records)
-        for record, ready in self._reading.again(journal, _REPLAY_SECONDS):
+        for record, ready in self._reading.again(records, _REPLAY_SECONDS):
             if stop() and self._ranks.size == 1:
                 return False
             if record.settled:

@@ -6,16 +6,15 @@ recovery point looks into meanwhile, guards itself.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from trainer.batches import Batcher, RowBatch
-from trainer.entries import Run
+from trainer.journal import StepRecord
 from trainer.rows import Rows
 from trainer.step import Prepared
-
-T = TypeVar("T")
 
 
 class Ready(NamedTuple):
@@ -66,18 +65,19 @@ class Reading:
     def _ready(self, batch: RowBatch) -> Ready:
         return Ready(batch, self._prepare(batch.columns()) if batch.rows else None)
 
-    def again(self, batches: Iterable[tuple[T, Iterable[Run]]], timeout: float) -> Iterator[tuple[T, Ready]]:
-        """The batches that read these runs, each with what names it; see `Batcher.again`."""
-        ahead: tuple[T, Future[Ready]] | None = None
-        for name, runs in batches:
-            before, ahead = ahead, (name, self._executor.submit(self._read_again, tuple(runs), timeout))
-            if before is not None:
-                yield before[0], before[1].result()
-        if ahead is not None:
-            yield ahead[0], ahead[1].result()
+    def again(self, records: Iterable[StepRecord], timeout: float) -> Iterator[tuple[StepRecord, Ready]]:
+        """The batches of `records`, made anew, each with its record; see `Batcher.again`."""
+        ahead: deque[tuple[StepRecord, Future[Ready]]] = deque()
+        for record in records:
+            ahead.append((record, self._executor.submit(self._read_again, record, timeout)))
+            if len(ahead) > 1:
+                before, ready = ahead.popleft()
+                yield before, ready.result()
+        for record, ready in ahead:
+            yield record, ready.result()
 
-    def _read_again(self, runs: tuple[Run, ...], timeout: float) -> Ready:
-        return self._ready(self._batcher.again(runs, timeout))
+    def _read_again(self, record: StepRecord, timeout: float) -> Ready:
+        return self._ready(self._batcher.again(record.runs, timeout))
 
     def close(self) -> None:
         """End the thread; a batch that is being read is finished first, and dropped."""

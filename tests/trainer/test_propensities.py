@@ -25,7 +25,7 @@ from schema.records import ActionBatch, FeatureLog, Features, IdColumn, ModelVer
 from streaming.late import MemoryStore
 from tests.streaming.make import WINDOW, action
 from tests.streaming.test_partition import Bench
-from tests.trainer.test_loop import world
+from tests.trainer.test_loop import envelopes, world
 
 F64 = NDArray[np.float64]
 
@@ -72,15 +72,11 @@ def joined(seed: int, **sampling: object) -> list[bytes]:
     logs = [feature_log(i, int(items[i]), float(odds[i])) for i in range(REQUESTS)]
     acted = sorted((1000 + i + (3 * WINDOW if late[i] else 1), i) for i in np.flatnonzero(clicked).tolist())
     actions = [ActionBatch(7, (action(f"r{i}", time, int(items[i])),)) for time, i in acted]
-    bench = Bench(envelopes(logs, FEATURE_LOGS), envelopes(actions, USER_ACTIONS), **sampling)
+    bench = Bench(envelopes(logs, 100, FEATURE_LOGS), envelopes(actions, 100, USER_ACTIONS), **sampling)
     bench.restart(MemoryStore(REQUESTS))
     bench.finish()
     assert sum(b.late_offset >= 0 for b in bench.samples) > REQUESTS * LATE / 4
-    return envelopes(bench.samples, TRAINING_SAMPLES)
-
-
-def envelopes(records, codec) -> list[bytes]:
-    return [codec.encode(records[i : i + 100]) for i in range(0, len(records), 100)]
+    return envelopes(bench.samples, 100)
 
 
 def learned(folder: Path, messages: list[bytes], clip: float | None, engaged: str | None = None) -> F64:
@@ -124,8 +120,8 @@ def test_what_is_learned_is_what_the_weights_make_of_the_log(tmp_path, log, clip
 def test_a_log_without_propensities_is_learned_as_it_is(tmp_path):
     """It may be that no server said them, or another one's: nothing is weighted, to the bit."""
     records = [r for message in joined(4)[:60] for r in TRAINING_SAMPLES.decode(message)]
-    silent = envelopes([msgspec.structs.replace(r, propensities=b"") for r in records], TRAINING_SAMPLES)
-    told = envelopes(records, TRAINING_SAMPLES)
+    silent = envelopes([msgspec.structs.replace(r, propensities=b"") for r in records], 100)
+    told = envelopes(records, 100)
     unweighted = learned(tmp_path / "a", told, None)
     assert (learned(tmp_path / "b", silent, 1000.0) == unweighted).all()
     assert (learned(tmp_path / "c", told, 1000.0) != unweighted).any()
