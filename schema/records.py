@@ -291,10 +291,9 @@ class SampleBlock(Record, frozen=True, array_like=True, tag=4):
             names = ("rows", "positions", "labels", "mask", "log_keep")
             at = next(i for i, size in enumerate(have) if size != want[i])
             return f"{names[at]}: {have[at]} bytes for {n} rows; legal is {want[at]}"
-        if self.retract and len(self.retract) != n * t:
-            return f"retract: {len(self.retract)} bytes for {n} rows; legal is {n * t}, or none"
-        if self.propensities and len(self.propensities) != 4 * n:
-            return f"propensities: {len(self.propensities)} bytes for {n} rows; legal is {4 * n}, or none"
+        for name, size in (("retract", n * t), ("propensities", 4 * n)):
+            if len(getattr(self, name)) not in (0, size):
+                return f"{name}: {len(getattr(self, name))} bytes for {n} rows; legal is {size}, or none"
         if not self.features.fits(n):
             return f"features: a column does not hold {n} rows"
         return None

@@ -39,9 +39,12 @@ class BlockMaker:
         whole = emission.mask == cells.every(rows, tasks)
         kept: Sequence[int] = range(rows) if whole else cells.rows_in(emission.mask, tasks)
         labels, mask, retract = emission.labels, emission.mask, emission.retract
-        odds = head.propensities
         if not whole:
             labels, mask, retract = (cells.gather(some, kept, tasks) for some in (labels, mask, retract))
+
+        def of_kept(column: bytes) -> bytes:
+            return column if whole else cells_at(column, kept, len(column) // rows)
+
         return SampleBlock(
             self._source(emission),
             resolved_below,
@@ -52,16 +55,16 @@ class BlockMaker:
             head.surface,
             self._tasks,
             _every_row(rows) if whole else struct.pack(f"<{len(kept)}H", *kept),
-            head.items if whole else cells_at(head.items, kept, 8),
-            head.positions if whole else cells_at(head.positions, kept, 2),
+            of_kept(head.items),
+            of_kept(head.positions),
             cast("Features", head.features) if whole else features_of(head.features).narrowed(kept, rows),
             cells.labels(labels, len(kept), tasks),
             cells.flags(mask, len(kept), tasks),
             self._log_keep(emission, kept),
-            head.scores if whole else cells_at(head.scores, kept, len(head.scores) // rows),
+            of_kept(head.scores),
             cells.flags(retract, len(kept), tasks) if retract else b"",
             emission.late,
-            odds if whole or not odds else cells_at(odds, kept, 4),
+            of_kept(head.propensities),
         )
 
     def _source(self, emission: Emission) -> Source:

@@ -168,8 +168,10 @@ class Learner:
 
     def _weights(self, rows: Rows) -> Tensor | None:
         """What each of `rows` counts for in the loss; None where all count alike."""
-        odds = None if self._clip is None else rows.propensities()
-        return None if self._clip is None or odds is None else row_weights(torch.from_numpy(odds), self._clip)
+        if self._clip is None:
+            return None
+        odds = rows.propensities()
+        return None if odds is None else row_weights(torch.from_numpy(odds), self._clip)
 
     def pull(self, prepared: Prepared) -> Mapping[str, F32]:
         """The vectors (u, dim) of the batch's ids, by table, as the shards have them now."""

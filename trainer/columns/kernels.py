@@ -26,6 +26,7 @@ _LEAST_BYTES: Final = 16
 _MILLIS: Final = 1 << 53
 _TUPLE: Final[Any] = types.UniTuple
 _PAIR: Final = _TUPLE(I64, 2)
+_TRIPLE: Final = _TUPLE(I64, 3)
 _BYTES: Final = taken(U8, 1)
 
 
@@ -45,6 +46,15 @@ def _sized(data: Any, at: Any, end: Any, size: Any) -> Any:
     if kind != BYTES or have != size:
         return -1, -1
     return place, after
+
+
+@kernel(_TRIPLE(_BYTES, I64, I64, I64), allocates=False)
+def _sized_or_none(data: Any, at: Any, end: Any, size: Any) -> Any:
+    """Whether there are bytes, which are of this size then, and as `_sized` has it."""
+    kind, have, place, after = token(data, at, end)
+    if kind != BYTES or have not in (0, size):
+        return 0, -1, -1
+    return np.int64(have > 0), place, after
 
 
 @kernel(
@@ -142,10 +152,9 @@ def _block(
             return -1
     block[at_.RETRACTS], block[at_.AT_RETRACT] = 0, 0
     if fields > _LEAST_FIELDS + 1:
-        kind, size, block[at_.AT_RETRACT], at = token(data, at, end)
-        if kind != BYTES or size not in (0, tasks * rows):
+        block[at_.RETRACTS], block[at_.AT_RETRACT], at = _sized_or_none(data, at, end, tasks * rows)
+        if at < 0:
             return -1
-        block[at_.RETRACTS] = size > 0
     block[at_.LATE_OFFSET] = -1
     if fields > _LEAST_FIELDS + 2:
         kind, block[at_.LATE_OFFSET], _, at = token(data, at, end)
@@ -153,10 +162,9 @@ def _block(
             return -1
     block[at_.PROPENSITIES], block[at_.AT_PROPENSITIES] = 0, 0
     if fields == _MOST_FIELDS:
-        kind, size, block[at_.AT_PROPENSITIES], at = token(data, at, end)
-        if kind != BYTES or size not in (0, 4 * rows):
+        block[at_.PROPENSITIES], block[at_.AT_PROPENSITIES], at = _sized_or_none(data, at, end, 4 * rows)
+        if at < 0:
             return -1
-        block[at_.PROPENSITIES] = size > 0
     block[at_.AT_END], block[at_.JOINED_AT] = at, block[at_.COMPLETED_AT]
     return at if values_fit(data, block, tasks, context_dense, item_dense) else -1
 
