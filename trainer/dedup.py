@@ -11,7 +11,6 @@ blocks are filtered apart from the others, by the same rules.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -97,33 +96,27 @@ class DuplicateFilter:
 
     Batches are read ahead of training: what `begin` opens belongs to one batch, in order, until `trained`
     closes the oldest. The state is that of the trained ones.
-
-    Thread-safe: one thread reads while another trains and asks for the state.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._partitions: dict[Lane, _Partition] = {}
         self._readings: deque[_Reading] = deque()
 
     def begin(self) -> None:
         """What passes from here on belongs to another batch."""
-        with self._lock:
-            self._readings.append(_Reading())
+        self._readings.append(_Reading())
 
     def trained(self) -> None:
         """The oldest batch has been trained."""
-        with self._lock:
-            reading = self._readings.popleft()
-            for lane, floor in reading.floors.items():
-                self._partitions[lane].raise_floor(floor)
+        reading = self._readings.popleft()
+        for lane, floor in reading.floors.items():
+            self._partitions[lane].raise_floor(floor)
 
     def fresh(self, block: SampleBlock) -> U8:
         """Take one block; 1 where it has a known label that was not had before, shape (n, T)."""
         source = block.source
         what = [source.partition, source.offset, source.index, block.resolved_below, block.late_offset]
-        with self._lock:
-            fresh = self._take(what, block.row_indices().tolist(), block.mask.translate(_TRUTH))
+        fresh = self._take(what, block.row_indices().tolist(), block.mask.translate(_TRUTH))
         return np.frombuffer(fresh, "u1").reshape(len(block), -1)
 
     def take(self, blocks: Blocks) -> dict[int, bytes]:
@@ -132,11 +125,8 @@ class DuplicateFilter:
         Returns the blocks, by number, that said something which was known before: u1 (n, T), 1 where a pair
         has a known label and was not had. All pairs of the others are new.
         """
-        with self._lock:
-            return self._take_plain(blocks) if self._is_plain(blocks) else self._take_any(blocks)
-
-    def _take_any(self, blocks: Blocks) -> dict[int, bytes]:
-        """As `take`."""
+        if self._is_plain(blocks):
+            return self._take_plain(blocks)
         repeated: dict[int, bytes] = {}
         for number, block in enumerate(blocks.table[:, _WANTED].tolist()):
             mask = blocks.mask(number).translate(_TRUTH)
@@ -209,31 +199,26 @@ class DuplicateFilter:
     def state(self) -> tuple[PartitionSeen, ...]:
         """All that is remembered of the batches trained, for a checkpoint."""
         before: dict[tuple[Lane, int, int], int] = {}
-        with self._lock:
-            for reading in reversed(self._readings):
-                before |= reading.before
-                before |= dict.fromkeys(reading.new, 0)
-            found = [
-                PartitionSeen(lane[0], partition.floor, tuple(_pairs(lane, partition, before)), lane[1])
-                for lane, partition in sorted(self._partitions.items())
-            ]
+        for reading in reversed(self._readings):
+            before |= reading.before
+            before |= dict.fromkeys(reading.new, 0)
+        found = (
+            PartitionSeen(lane[0], partition.floor, tuple(_pairs(lane, partition, before)), lane[1])
+            for lane, partition in sorted(self._partitions.items())
+        )
         return tuple(saved for saved in found if saved.floor or saved.seen)
 
     def restore(self, state: tuple[PartitionSeen, ...]) -> None:
         """Takes the place of whatever was remembered."""
-        with self._lock:
-            self._partitions = {(saved.partition, saved.late): _loaded(saved) for saved in state}
-            self._readings.clear()
-
-
-def _loaded(saved: PartitionSeen) -> _Partition:
-    partition = _Partition(saved.floor, saved.floor)
-    for pairs in saved.seen:
-        had = partition.seen.setdefault(pairs.offset, {})
-        had[pairs.index] = _spread(pairs.bits)
-    partition.offsets = list(partition.seen)
-    heapify(partition.offsets)
-    return partition
+        self._partitions = {}
+        self._readings.clear()
+        for saved in state:
+            partition = self._partitions[saved.partition, saved.late] = _Partition(saved.floor, saved.floor)
+            for pairs in saved.seen:
+                had = partition.seen.setdefault(pairs.offset, {})
+                had[pairs.index] = _spread(pairs.bits)
+            partition.offsets = list(partition.seen)
+            heapify(partition.offsets)
 
 
 def _pairs(

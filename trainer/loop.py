@@ -30,7 +30,6 @@ from trainer.pointing import PointMaker
 from trainer.points import Loaded, PointStore
 from trainer.publishing import Publisher
 from trainer.ranks import Alone, Ranks
-from trainer.reading import Reading
 from trainer.retrieval import Mark
 from trainer.shards import Client, Shards
 from trainer.state import TrainerState
@@ -57,7 +56,6 @@ class Trainer:
         dead_letter: takes what cannot be used; after a crash it may be told again.
         clock: seconds.
         lane: where the shards are asked.
-        reader: reads batches; a thread of its own unless given.
         executor: makes recovery points; threads of its own unless given.
         arrivals: where new items come from, if retrieval is to know of them before anybody has seen them.
         ranks: the processes that this one learns the dense model with.
@@ -74,7 +72,6 @@ class Trainer:
         *,
         clock: Callable[[], float] = time.monotonic,
         lane: Lane | None = None,
-        reader: Executor | None = None,
         executor: Executor | None = None,
         arrivals: Arrivals | None = None,
         ranks: Ranks | None = None,
@@ -88,8 +85,7 @@ class Trainer:
         self._learner = Learner(config, client, ranks=self._ranks, places=client.shards_of)
         self.state = TrainerState(config, self._learner, history=feed.history)
         wait = settings.batch_wait_seconds
-        batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
-        self._reading = Reading(batcher, self._learner.prepare, reader)
+        self._batcher = Batcher(feed, self.state.duplicates, settings.batch_rows, wait, clock)
         self._publisher = Publisher(client, config.sync.dense_seconds, clock, self._learner.retrieval)
         self._shards = Shards(client, settings.trainer_id)
         self._points = PointMaker(
@@ -139,18 +135,17 @@ class Trainer:
     def close(self) -> None:
         """Give up what is under way."""
         self._points.close()
-        self._reading.close()
         self._lane.close()
 
     def advance(self) -> bool:
         """Read one batch if one comes, train the one before it, and do what is due; whether one came."""
         if self._roll_back_to is not None:
             raise RollBack(self._roll_back_to)
-        ready = self._reading.next()
-        if ready is not None:
-            self._pipeline.follow(ready)
+        batch = self._batcher.next()
+        if batch is not None:
+            self._pipeline.follow(batch)
             self._idle.restart()
-        elif self._reading.paused or self._ranks.size > 1:
+        elif self._batcher.paused or self._ranks.size > 1:
             # others may wait for this rank's round
             self.drain()
             if self._idle.due():
@@ -165,7 +160,7 @@ class Trainer:
         if self._commit_due.due():
             self._feed.commit(self.state.positions)
         self._points.tick(settled=self._pipeline.settled)
-        return ready is not None
+        return batch is not None
 
     def recover(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Return to the newest recovery point, and do the steps since as they were done; False if stopped.
@@ -177,13 +172,12 @@ class Trainer:
             self._begin()
             return True
         self._return(loaded)
-        records = loaded.records if loaded.image.history == self._feed.history else []
-        for record, ready in self._reading.again(records, _REPLAY_SECONDS):
+        for record in loaded.records if loaded.image.history == self._feed.history else ():
             if stop() and self._ranks.size == 1:
                 return False
             if record.settled:
                 self.drain()
-            self._pipeline.follow(ready, record)
+            self._pipeline.follow(self._batcher.again(record.runs, _REPLAY_SECONDS), record)
             self.state.counters.replayed_steps += record.rows > 0
         if loaded.records:
             # so that kills in quick succession do not have the same steps done again and again
@@ -240,7 +234,7 @@ class Trainer:
     @property
     def idle(self) -> bool:
         """Whether all samples that there were have been trained on."""
-        return self._reading.paused and self._pipeline.settled
+        return self._batcher.paused and self._pipeline.settled
 
     def _cut(self, since: Mark | None) -> Cut:
         """The trainer as it is between two steps. Its push may be on its way."""

@@ -25,7 +25,6 @@ from trainer.lane import Lane
 from trainer.pace import Rate
 from trainer.pointing import PointMaker
 from trainer.points import PointStore
-from trainer.reading import Ready
 from trainer.shards import Shards
 from trainer.state import TrainerState
 from trainer.step import Computed, Fetched, Learner
@@ -105,11 +104,12 @@ class Pipeline:
         self._finish()
         self._lane.settle()
 
-    def follow(self, ready: Ready, record: StepRecord | None = None) -> None:
-        """Fetch what the batch needs, and train the batch before it meanwhile."""
-        batch, prepared = ready
+    def follow(self, batch: RowBatch, record: StepRecord | None = None) -> None:
+        """Fetch what `batch` needs, and train the batch before it meanwhile."""
         fetched = None
-        if prepared is not None:
+        if batch.rows:
+            # here and not in the lane: two threads that both run Python mostly wait for each other
+            prepared = self._learner.prepare(batch.columns())
             fetched = self._lane.fetch(lambda: self._learner.complete(prepared))
         ahead = _Ahead(batch, fetched, record, settled=self.settled)
         self._finish()

@@ -47,7 +47,6 @@ class World:
     store: FragileStore | None = None
     executor: Callable[[], Executor] = Inline
     points: Callable[[], Executor] = Inline
-    reading: Callable[[], Executor] = Inline
     source: Source | None = None
     arrivals: Callable[[], Arrivals] | None = None
 
@@ -71,7 +70,6 @@ class World:
             self.letters.append,
             clock=self.clock,
             lane=Lane(self.executor()),
-            reader=self.reading(),
             executor=self.points(),
             arrivals=None if self.arrivals is None else self.arrivals(),
         )
@@ -85,8 +83,7 @@ class World:
     def life(self) -> Trainer:
         """A trainer, from its start to the end of the topic."""
         trainer = self.start()
-        # with threads, time may run out for a batch while there is more to be read
-        while trainer.advance() or not trainer.idle:
+        while trainer.advance():
             pass
         trainer.point()
         return trainer
@@ -108,7 +105,6 @@ def world(
     learning: bool = False,
     executor: Callable[[], Executor] = Inline,
     points: Callable[[], Executor] = Inline,
-    reading: Callable[[], Executor] = Inline,
     arrivals: Callable[[], Arrivals] | None = None,
     **trainer: Any,
 ) -> World:
@@ -118,9 +114,7 @@ def world(
     reader = MessageReader("training_samples", made.features, TASKS)
     log = FakeLog(messages, reader, clock)
     server = FakeServer(killer, clock, learning=learning, shard_killer=Killer(shard_kills))
-    return World(
-        made, folder, killer, clock, log, server, [], None, executor, points, reading, arrivals=arrivals
-    )
+    return World(made, folder, killer, clock, log, server, [], None, executor, points, arrivals=arrivals)
 
 
 @pytest.fixture
@@ -165,12 +159,9 @@ def dense(trainer: Trainer) -> bytes:
     shard_kills=st.lists(st.integers(1, 60), max_size=3, unique=True).map(tuple),
     executor=st.sampled_from([Inline, Lazy]),
     points=st.sampled_from([Inline, Slow]),
-    reading=st.sampled_from([Inline, Lazy]),
 )
 @settings(max_examples=10)
-def test_a_run_killed_anywhere_equals_one_that_never_was(
-    *, seed, kills, shard_kills, executor, points, reading
-):
+def test_a_run_killed_anywhere_equals_one_that_never_was(seed, kills, shard_kills, executor, points):
     """Trainer and shards die; the vectors learn. All is as in a run with other recovery points and no kill."""
     messages, clip = stream(seed), 6.0 if seed % 2 else None
     with (
@@ -186,7 +177,6 @@ def test_a_run_killed_anywhere_equals_one_that_never_was(
             learning=True,
             executor=executor,
             points=points,
-            reading=reading,
             propensity_clip=clip,
         ) as wild,
     ):
@@ -229,12 +219,12 @@ def test_replayed_predictions_are_those_of_the_first_time(make_world):
 
 
 def test_a_run_is_a_function_of_its_input_whatever_the_timing(make_world):
-    """Fetches see every push but the last; they and reading are done at once, late, or in their own threads."""
+    """Fetches see every push but the last, be they done at once, late, or in a thread of their own."""
     found = set()
     for executor in (Inline, Lazy, lambda: ThreadPoolExecutor(1)):
         with (
             tempfile.TemporaryDirectory() as folder,
-            world(Path(folder), stream(2), learning=True, executor=executor, reading=executor) as it,
+            world(Path(folder), stream(2), learning=True, executor=executor) as it,
         ):
             trainer = it.to_the_end()
             trainer.close()
