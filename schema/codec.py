@@ -48,8 +48,7 @@ class Codec(Generic[R]):
 
     def encode(self, records: Sequence[R]) -> bytes:
         """One message holding `records` in order."""
-        body = self._encoder.encode(records)
-        return b"%c%b%b" % (VERSION, zlib.crc32(body).to_bytes(4, "little"), body)
+        return sealed(self._encoder.encode(records))
 
     def decode(self, data: bytes | None) -> list[R]:
         """The records of a message.
@@ -70,6 +69,19 @@ class Codec(Generic[R]):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidMessage("schema", str(error)) from error
         return records
+
+
+def sealed(*body: bytes | memoryview) -> bytes:
+    """The envelope of a `body` of these parts, one behind the other."""
+    checksum = 0
+    for part in body:
+        checksum = zlib.crc32(part, checksum)
+    return b"".join((b"%c%b" % (VERSION, checksum.to_bytes(4, "little")), *body))
+
+
+def array_head(count: int) -> bytes:
+    """What MessagePack puts before the elements of an array of less than 65,536."""
+    return bytes([0x90 + count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")  # noqa: PLR2004 - its form
 
 
 def envelope_body(data: bytes | None) -> memoryview:

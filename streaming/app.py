@@ -176,6 +176,7 @@ def make_app(config: Config, worker: int) -> JoinerApp:
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_FETCH_BYTES,
         broker_max_poll_records=_POLL_RECORDS,
+        broker_check_crcs=False,  # every envelope has a checksum of its own
         producer_max_batch_size=_PRODUCER_BATCH_BYTES,
         producer_max_request_size=MAX_MESSAGE_BYTES - _FRAME_BYTES,
         producer_request_timeout=_REQUEST_SECONDS,

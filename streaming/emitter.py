@@ -10,6 +10,7 @@ from streaming.counts import Counts
 from streaming.emission import Emission
 from streaming.heads import Head
 from streaming.late import LateStore, unpacked
+from streaming.register import Closed
 from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler, draws
@@ -32,7 +33,7 @@ class Emitter:
     """
 
     def __init__(self, number: int, rules: Rules, sampler: Sampler, store: LateStore, counts: Counts) -> None:
-        self.emitted: list[Emission | Whole | Request] = []
+        self.emitted: list[Emission | Whole | Request | Closed] = []
         self._number = number
         self._tasks = len(rules.tasks)
         self._sampler, self._sampled = sampler, sampler.active

@@ -110,6 +110,7 @@ class Job:
     def leave(self) -> None:
         """The client is about to be stopped under the tasks that use it."""
         self._leaving = True
+        self._offsets.forget()
 
     async def close(self) -> None:
         """Let go of the late stores."""
@@ -256,9 +257,10 @@ class Job:
         self._offsets.forget()
         self._probe.forget()
         self.assigned = {tp.partition for tp in places}
-        for number in sorted(self.assigned):
-            if number not in self.holdings:
-                self.holdings.hold(number)
+        fresh = sorted(number for number in self.assigned if number not in self.holdings)
+        for number in fresh:
+            self.holdings.hold(number)
+        self._offsets.ask(TP(name, number) for number in fresh for name in self._names)
         _log.info("partitions %s", sorted(self.assigned))
 
     async def revoked_now(self, places: set[TP]) -> None:

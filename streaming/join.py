@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from streaming.attach import Attacher
-from streaming.closing import Closing
 from streaming.counts import Counts
 from streaming.emitter import Emitter
-from streaming.gathering import Gathering, Heard
+from streaming.gathering import Heard
 from streaming.heads import Seen
-from streaming.hearing import action_of, hear
-from streaming.late import LateStore, unpacked
+from streaming.hearing import action_of
+from streaming.late import LateStore, find_closed
+from streaming.logs import Sheaf
+from streaming.register import Closed, Gone
 from streaming.request import Request, State
+from streaming.requests import Requests
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.shelf import Shelf
@@ -47,22 +51,25 @@ class Join:
         self._attacher = Attacher(rules, self._emitter, counts)
         self.rejected, self.released = self._attacher.rejected, self._attacher.released
         self.settled: list[Request] = []
+        self.gone: list[Gone] = []
         self.held = False
         self.store_behind = False
         self._shelf = Shelf(rules, store, self._attacher, counts)
         self.waiting, self.parked = self._shelf.waiting, self._shelf.parked
         self.park_again, self.late_below = self._shelf.park_again, self._shelf.late_below
-        self.open_requests = 0
-        self._window, self._open_limit, self._early = rules.window, rules.open_limit, rules.early
+        self.requests = Requests(rules)
+        self._open_limit, self._early = rules.open_limit, rules.early
         self._kinds = rules.kinds
-        self._gathering = Gathering(rules)
-        self._to_gather: list[Request] = []
+        self._says_nothing_early = not (rules.early or sampler.active)
         self._sampler = sampler
         self._store = store
         self._counts = counts
-        self._requests: dict[str, Request] = {}
-        self._closing = Closing()
         self._closed_below = 0
+
+    @property
+    def open_requests(self) -> int:
+        """How many have not closed."""
+        return self.requests.open
 
     @property
     def whole(self) -> bool:
@@ -82,7 +89,7 @@ class Join:
         doubled = []
         states = self._store.states([head.request_id for _, head, _ in logs])
         for (packed, head, index), state in zip(logs, states, strict=True):
-            known = self._requests.get(head.request_id)
+            known = self.requests.get(head.request_id)
             first = state if known is None else known
             if first is not None and (first.offset, first.index) != (offset, index):
                 doubled.append(first.offset)
@@ -92,8 +99,18 @@ class Join:
             else:
                 self._admit(Request(head, packed, offset, index), state)
         self._counts.duplicates += len(doubled)
-        self._start_gathering()
+        self.requests.gather()
         return doubled
+
+    def open_sheaf(self, sheaf: Sheaf, offset: int) -> list[int]:
+        """As `open`, of a message that was read at once."""
+        names = sheaf.names()
+        if self._may_be_plain(sheaf, offset) and not self._store.knows_any(names, parked=bool(self.parked)):
+            entered = self.requests.enter(sheaf, offset, names, self.waiting)
+            rest = sheaf.seen(entered) if np.count_nonzero(entered) < sheaf.logs else ()
+        else:
+            rest = sheaf.seen()
+        return self.open(rest, offset) if rest else []
 
     def act(self, arrival: Arrival) -> None:
         """An action came: it makes a label, waits, or ends in `rejected` or `released`."""
@@ -102,11 +119,7 @@ class Join:
             self._counts.ignored += 1
             self.released.append(arrival.offset)
             return
-        request = self._requests.get(action.request_id)
-        if request is not None and not self.held:
-            self._attach(request, arrival)
-        else:
-            self._dispatch(arrival)
+        self._dispatch(arrival)
 
     def hear(self, value: bytes | None, offset: int, limit: int) -> Heard:
         """A message of actions came; those of after `limit` are refused.
@@ -116,7 +129,7 @@ class Join:
         Raises:
             InvalidMessage: it cannot be read, and changes nothing.
         """
-        heard = hear(self._gathering, value, offset, limit)
+        heard = self.requests.hear(value, offset, limit)
         self._counts.duplicates += heard.doubled
         self._counts.ignored += heard.ignored
         self.released.extend([offset] * (heard.doubled + heard.ignored))
@@ -129,15 +142,18 @@ class Join:
                 self.act(arrival)
         return heard
 
-    def advance(self, watermark: int) -> None:
-        """Event time has come to `watermark`: an event older than that is not expected any more."""
+    def advance(self, watermark: int, stamp: tuple[int, int] = (0, 0)) -> None:
+        """Event time, Unix ms, has come to `watermark`: an older event is not expected any more.
+
+        `stamp`: see `Register.close`.
+        """
         if self.held:
             return
         if not self.store_behind:
             self._shelf.end_waits(watermark)
-        closing = self._closing.take(watermark)
+        closing = self.requests.close(watermark, stamp)
         if closing:
-            self._close([request for request in closing if request.due])
+            self._close(closing)
         if not self.store_behind:
             self._shelf.expire(watermark)
 
@@ -151,16 +167,17 @@ class Join:
             Of each duplicate among the open requests, the offset of the log that came first and its own.
         """
         self.held, self._closed_below, doubled = False, closed_below, []
-        for request in sorted(self._closing, key=lambda r: r.offset):
+        for request in self.requests.in_order_of_logs():
             state = self._store.state(request.request_id)
             if state is not None and (state.offset, state.index) != (request.offset, request.index):
-                self._forget(request)
+                self.requests.forget(request)
+                self._counts.duplicates += 1
                 doubled.append((state.offset, request.offset))
                 continue
             if state is not None:
                 request.resume(state)
             self._begin(request)
-        self._start_gathering()
+        self.requests.gather()
         self._try_again()
         return doubled
 
@@ -178,27 +195,27 @@ class Join:
         """
         self.store_behind, self.whole = False, True
         if self.parked:
-            for request_id in self._shelf.meanwhile.union(found, self._requests):
-                request = self._requests.get(request_id) or self._find(request_id)
+            for request_id in self._shelf.meanwhile.union(found, self.requests):
+                request = self.requests.get(request_id) or find_closed(self._store, request_id)
                 if request is not None and not self.held:
                     self._attach_parked(request)
         self._shelf.meanwhile.clear()
         self.go_on()
 
-    def delivered(self, *requests: Request) -> None:
-        """The broker has one more emission of each of `requests`."""
+    def delivered(self, *requests: Request | int) -> None:
+        """The broker has one more emission of each of `requests`; a plain one is its slot."""
+        several = [one for one in requests if isinstance(one, Request)]
+        if len(several) < len(requests):
+            lifted, entries, gone = self.requests.delivered(requests)
+            several += lifted
+            self._store.put_entries(entries)
+            self.gone.append(gone)
         done = []
-        for request in requests:
+        for request in several:
             request.in_flight -= 1
             if not (request.in_flight or request.due):
                 done.append(request)
         self._settle(done)
-
-    def _forget(self, duplicate: Request) -> None:
-        del self._requests[duplicate.request_id]
-        duplicate.due = False
-        self.open_requests -= 1
-        self._counts.duplicates += 1
 
     def _begin(self, request: Request) -> None:
         """All that was said of `request` before is known."""
@@ -211,20 +228,12 @@ class Join:
             for arrival in self.waiting.take(request.request_id):
                 self._attach(request, arrival)
         if request.open and not request.spoken and not self._early:
-            self._to_gather.append(request)
-
-    def _start_gathering(self) -> None:
-        """Nothing is said before their close of those that have begun: an action only adds to their hits."""
-        if self._to_gather:
-            self._gathering.enter(self._to_gather)
-            self._to_gather = []
+            self.requests.may_gather(request)
 
     def _admit(self, request: Request, state: State | None) -> None:
         if state is not None:  # an earlier owner had it, and emitted this much
             request.resume(state)
-        self._requests[request.request_id] = request
-        self._closing.add(request, request.event_time + self._window)
-        self.open_requests += 1
+        self.requests.add(request)
         if self.open_requests > self._open_limit and request.packed is not None:
             self._store.put_log(request.request_id, request.packed)
             request.packed, request.stored = None, True
@@ -232,26 +241,31 @@ class Join:
         if not self.held:
             self._begin(request)
 
+    def _may_be_plain(self, sheaf: Sheaf, offset: int) -> bool:
+        """Whether requests that nothing is known of are no more than slots until they close."""
+        return (
+            self._says_nothing_early
+            and not self.held
+            and self.whole
+            and offset >= self._closed_below
+            and self.open_requests + sheaf.logs <= self._open_limit
+            and self.requests.register.takes(sheaf)
+        )
+
     def _try_again(self) -> None:
         for arrival in self.waiting.take_all():
             self._dispatch(arrival)
 
     def _dispatch(self, arrival: Arrival) -> None:
         request_id = arrival.action.request_id
-        request = self._requests.get(request_id)
+        request = self.requests.get(request_id)
         if request is None and not (self.held or self.store_behind or request_id in self.waiting):
-            request = self._find(request_id)
+            request = find_closed(self._store, request_id)
         if request is not None and not self.held:
             self._attach(request, arrival)
             return
         # who takes over looks for parked actions of requests that it does not know: these may be known
         self._shelf.add(arrival, may_park=not (self.held or self.store_behind))
-
-    def _find(self, request_id: str) -> Request | None:
-        """The closed request of that id; None, too, for one whose log is still to be read again."""
-        state = self._store.state(request_id)
-        packed = None if state is None else self._store.log(request_id)
-        return None if state is None or packed is None else Request.closed(unpacked(packed), packed, state)
 
     def _attach_parked(self, request: Request) -> None:
         for arrival in self.parked.of(request.request_id):
@@ -261,30 +275,25 @@ class Join:
             self.parked.drop(request.request_id)
 
     def _attach(self, request: Request, arrival: Arrival) -> None:
-        if request.slot >= 0:  # it may do more now than gather
-            self._gathering.leave([request])
+        self.requests.stop_gathering(request)
         self._attacher.attach(request, arrival)
         if request.in_flight and not request.open:  # one that was found on disk
-            self._requests[request.request_id] = request
+            self.requests.come_back(request)
 
-    def _close(self, requests: Sequence[Request]) -> None:
-        self.open_requests -= len(requests)
-        self._gathering.leave([request for request in requests if request.slot >= 0])
-        for request in requests:
-            request.due = False
-            if request.open:
-                request.open = False
-                self._emitter.close(request)
+    def _close(self, closing: Sequence[Request | Closed]) -> None:
+        for one in closing:
+            if isinstance(one, Request) and one.open:
+                one.open = False
+                self._emitter.close(one)
             else:
-                self.emitted.append(request)
-        self._settle([request for request in requests if not request.in_flight])
+                self.emitted.append(one)
+        self._settle([one for one in closing if isinstance(one, Request) and not one.in_flight])
 
     def _settle(self, requests: Sequence[Request]) -> None:
         """Put away those that have closed, and of which all that was emitted has arrived."""
-        for request in requests:
-            del self._requests[request.request_id]
         self._store.put_closed(requests)
         for request in requests:
+            self.requests.drop(request)
             if request.parked:
                 self.parked.drop(request.request_id)
         if not self.whole:

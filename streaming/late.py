@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -41,6 +41,13 @@ class Group(msgspec.Struct, frozen=True, array_like=True, gc=False):
     arrivals: tuple[Arrival, ...]
 
 
+Entry = tuple[bytes, bytes, bytes, bytes]
+"""A closed request as bytes: the key of its feature log, that, the key of its state, and that as MessagePack.
+
+A key is the id behind a byte that says of what.
+"""
+
+
 class Place(NamedTuple):
     """A group's place in the order in which they were read."""
 
@@ -60,6 +67,9 @@ class LateStore(Protocol):
     def states(self, request_ids: Sequence[str]) -> list[State | None]:
         """As `state` for each."""
 
+    def knows_any(self, names: Sequence[bytes], *, parked: bool) -> bool:
+        """Whether there may be a `state` of any request of these ids, or, with `parked`, a `group`."""
+
     def log(self, request_id: str) -> bytes | None:
         """Its feature log, packed, None if it is not kept."""
 
@@ -71,6 +81,9 @@ class LateStore(Protocol):
 
     def put_closed(self, requests: Sequence[Request]) -> None:
         """Keep closed requests: what was emitted of each, and its feature log where that is not `stored`."""
+
+    def put_entries(self, entries: Sequence[Entry]) -> None:
+        """As `put_closed`, of requests that are bytes already."""
 
     def group(self, request_id: str) -> Group | None:
         """The parked actions of a request."""
@@ -87,6 +100,19 @@ class LateStore(Protocol):
     def flush(self) -> None:
         """Write what was put."""
 
+
+def find_closed(store: LateStore, request_id: str) -> Request | None:
+    """The closed request of that id; None, too, for one whose log is still to be read again.
+
+    Raises:
+        LateStoreError: the store cannot be read.
+    """
+    state = store.state(request_id)
+    packed = None if state is None else store.log(request_id)
+    return None if state is None or packed is None else Request.closed(unpacked(packed), packed, state)
+
+
+_state_of: Final = msgspec.msgpack.Decoder(State).decode
 
 FIRST = Place(-1, "")
 """Before all groups."""
@@ -110,6 +136,11 @@ class MemoryStore:
         """As the interface."""
         return [self._states.get(request_id) for request_id in request_ids]
 
+    def knows_any(self, names: Sequence[bytes], *, parked: bool) -> bool:
+        """As the interface."""
+        ids = [name.decode() for name in names]
+        return any(one in self._states or (parked and one in self._groups) for one in ids)
+
     def log(self, request_id: str) -> bytes | None:
         """As the interface."""
         return self._logs.get(request_id)
@@ -131,6 +162,12 @@ class MemoryStore:
             if request.packed is not None and not request.stored:
                 self.put_log(request.request_id, request.packed)
             self.put_state(request.request_id, request.state())
+
+    def put_entries(self, entries: Sequence[Entry]) -> None:
+        """As the interface."""
+        for log_key, packed, state_key, state in entries:
+            self.put_log(log_key[1:].decode(), packed)
+            self.put_state(state_key[1:].decode(), _state_of(state))
 
     def group(self, request_id: str) -> Group | None:
         """As the interface."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streaming.acks import OffsetTracker
+from streaming.register import Gone
 from streaming.request import Request
 from streaming.watermark import Side
 
@@ -73,17 +74,24 @@ class Ledger:
 
     def settled(self, requests: Sequence[Request]) -> None:
         """All that was emitted of these has arrived."""
-        logs, last_action = [], self._last_action
+        gone = Gone([], [])
         for request in requests:
             if request.action_offsets is not None:
-                self._unacked[Side.ACTIONS].resolve_all(request.action_offsets)
+                gone.actions.extend(request.action_offsets)
                 request.action_offsets = None
             if request.owes_log:
-                request.owes_log, offset = False, request.offset
-                logs.append(offset)
-                if request.last_action > last_action.get(offset, -2):
-                    last_action[offset] = request.last_action
-        self._unacked[Side.FEATURES].resolve_all(logs)
+                request.owes_log = False
+                gone.logs.append((request.offset, 1, request.last_action))
+        self.gone(gone)
+
+    def gone(self, gone: Gone) -> None:
+        """All that was emitted of requests has arrived, and that was all there is to them."""
+        last_action, logs = self._last_action, self._unacked[Side.FEATURES]
+        for offset, count, last in gone.logs:
+            if last > last_action.get(offset, -2):
+                last_action[offset] = last
+            logs.resolve(offset, count)
+        self._unacked[Side.ACTIONS].resolve_all(gone.actions)
 
     def acknowledged(self, *, logs_too: bool = True) -> dict[Side, int]:
         """The offset of each topic below which everything may be acknowledged now, once one has come."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import faust
@@ -26,11 +26,19 @@ class Offsets:
     def __init__(self, app: faust.App) -> None:
         self._app = app
         self._committed: dict[TP, int] = {}
+        self._asked: dict[TP, asyncio.Task[int]] = {}
         self._committing = asyncio.Lock()
 
     def forget(self) -> None:
-        """Partitions have changed hands."""
+        """Partitions have changed hands, or soon nobody is there to ask."""
         self._committed.clear()
+        for task in self._asked.values():
+            task.cancel()
+        self._asked.clear()
+
+    def ask(self, places: Iterable[TP]) -> None:
+        """Find out where reading goes on, for whoever asks `acknowledged` next: it takes a while."""
+        self._asked |= {place: asyncio.create_task(self._patiently(place)) for place in places}
 
     async def commit(self, safe: Callable[[], Mapping[TP, int]]) -> None:
         """Commit what `safe` says, which is asked once the commit before has ended."""
@@ -41,6 +49,10 @@ class Offsets:
 
     async def acknowledged(self, place: TP) -> int:
         """Where the group goes on reading. Waits for as long as Kafka is away."""
+        asked = self._asked.pop(place, None)
+        return await (self._patiently(place) if asked is None else asked)
+
+    async def _patiently(self, place: TP) -> int:
         while True:
             try:
                 return await self._acknowledged(place)

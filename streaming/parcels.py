@@ -10,16 +10,20 @@ from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES, Codec
+from schema.codec import DEAD_LETTERS, TRAINING_SAMPLES, Codec, array_head, sealed
 from schema.ids import user_key
 from schema.records import DeadLetter, SampleBlock
 from streaming.request import Request
 from streaming.watermark import Side
+from streaming.whole import Written
 
 ENVELOPE_RECORDS: Final = 64
 ENVELOPE_BYTES: Final = 512 << 10
 PAYLOAD_BYTES: Final = 256 << 10
 """A dead letter keeps at most this much of what could not be used."""
+
+_HEAD_BYTES: Final = 8
+"""What an envelope has beside its blocks."""
 
 T = TypeVar("T")
 
@@ -38,10 +42,13 @@ class Letter(NamedTuple):
 
 
 class Made(msgspec.Struct, frozen=True, gc=False):
-    """A sample block, perhaps as MessagePack already, its request and user, and its `late_offset`."""
+    """A sample block, perhaps as MessagePack already, its request and user, and its `late_offset`.
+
+    A request that is no more than a slot of the register is that.
+    """
 
     block: SampleBlock | msgspec.Raw
-    request: Request
+    request: Request | int
     user_id: int
     late: int = -1
 
@@ -51,7 +58,7 @@ class Blocks(NamedTuple):
 
     key: bytes
     value: bytes
-    requests: list[Request]
+    requests: list[Request | int]
     lates: list[int]
 
     @property
@@ -79,6 +86,15 @@ def pack_blocks(made: Sequence[Made]) -> Iterator[Blocks]:
 
     for part, value in _pack(made, encode):
         yield Blocks(user_key(part[0].user_id), value, [m.request for m in part], [m.late for m in part])
+
+
+def pack_plain(slots: Sequence[int], written: Written) -> Blocks | None:
+    """The envelope of the blocks of requests that are but slots; None if they are too many bytes for one."""
+    blocks = written.whole
+    if len(blocks) > ENVELOPE_BYTES - _HEAD_BYTES:
+        return None
+    value = sealed(array_head(len(slots)), blocks)
+    return Blocks(user_key(written.users[0]), value, list(slots), [-1] * len(slots))
 
 
 def pack_letters(letters: Sequence[Letter]) -> Iterator[Letters]:

@@ -9,22 +9,20 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from schema.errors import InvalidMessage
-from streaming.blocks import BlockMaker
 from streaming.counts import Counts
-from streaming.emission import Emission
 from streaming.heads import Head, Seen, unpack
 from streaming.join import Join
 from streaming.late import LateStore
 from streaming.ledger import Ledger
 from streaming.letters import LetterBox
 from streaming.logs import LogReader
-from streaming.parcels import ENVELOPE_RECORDS, Blocks, Made, Parcel, pack_blocks, pack_letters
+from streaming.outbox import Outbox, Stamp
+from streaming.parcels import Blocks, Parcel, pack_letters
 from streaming.recall import Recalled
 from streaming.request import Request
 from streaming.rules import Rules
 from streaming.sampling import Sampler
 from streaming.watermark import Side, Watermark
-from streaming.whole import Due, Whole, WholeWriter, Written, emission_of
 
 FUTURE_MS: Final = 3_600_000
 """How far past the moment when Kafka had it a record's event time may lie."""
@@ -77,15 +75,14 @@ class Partition:
         self.clock = Watermark(timing.disorder, timing.idle, now)
         self.join = Join(number, rules, sampler, store, counts)
         self._sampler = sampler
-        self._maker = BlockMaker(number, rules.tasks, sampler)
         self._reader = LogReader()
         self._disorder = timing.disorder
         self._word: int | None = None
         self._counts = counts
         self._ledger = Ledger()
-        self._writer = WholeWriter(number, rules.tasks)
-        self._tasks = len(rules.tasks)
-        self._blocks: list[Made | Due] = []
+        self._outbox = Outbox(
+            number, rules.tasks, sampler=sampler, register=self.join.requests.register, counts=counts
+        )
         self._letters = LetterBox(number, topics, counts)
 
     @property
@@ -96,7 +93,7 @@ class Partition:
     @property
     def outbox(self) -> int:
         """How many blocks and dead letters wait to be taken by `parcels`."""
-        return len(self._blocks) + len(self._letters)
+        return len(self._outbox) + len(self._letters)
 
     def next_offset(self, side: Side) -> int:
         """The offset after the last message that came, 0 before the first."""
@@ -115,7 +112,7 @@ class Partition:
     def advance(self, completed_at: int) -> None:
         """Close what the clock has passed. `completed_at`: when Kafka had what moved it on, Unix ms."""
         if self.clock.value is not None:
-            self.join.advance(self.clock.value)
+            self.join.advance(self.clock.value, (self._ledger.unsent, completed_at))
         self._collect(completed_at)
 
     def recalled(self, past: Recalled, completed_at: int) -> None:
@@ -138,11 +135,7 @@ class Partition:
 
     def parcels(self) -> list[Parcel]:
         """What is ready to be sent, in order. Each parcel has to come back through `delivered`."""
-        ready: list[Parcel] = []
-        if self._blocks:
-            blocks, self._blocks = self._blocks, []
-            for start in range(0, len(blocks), ENVELOPE_RECORDS):
-                ready.extend(pack_blocks(self._written(blocks[start : start + ENVELOPE_RECORDS])))
+        ready: list[Parcel] = list(self._outbox.take())
         if self._letters:
             ready.extend(pack_letters(self._letters.take()))
         return ready
@@ -161,12 +154,13 @@ class Partition:
 
     def undeliverable(self, parcel: Blocks) -> None:
         """The parcel, of a single block, is larger than Kafka takes. Its request ends as a dead letter."""
-        (request,), (late,) = parcel.requests, parcel.lates
+        (one,), (late,) = parcel.requests, parcel.lates
+        request = one if isinstance(one, Request) else self.join.requests.lift(one)
         side, offset = (Side.FEATURES, request.offset) if late < 0 else (Side.ACTIONS, late)
         detail = f"a block of {len(parcel.value)} bytes is larger than the producer may send"
         self._ledger.owe(side, offset)
         self._letters.add(side, (offset, request.index), "too_large", detail)
-        self.join.delivered(request)
+        self.join.delivered(one)
         self._settle()
 
     def acknowledged(self) -> dict[Side, int]:
@@ -191,6 +185,12 @@ class Partition:
             self._ledger.passed(offset)
         if told.beats:
             self._heartbeats(told.beats, told.word)
+        sheaf = told.sheaf
+        if sheaf is not None and sheaf.newest <= message.timestamp + FUTURE_MS and not self._sampler.by_score:
+            self._counts.feature_logs += sheaf.logs
+            for first in self.join.open_sheaf(sheaf, offset):
+                self._ledger.doubled(first, offset)
+            return sheaf.newest
         sound, newest = self._timely(told.sound, message)
         if self._sampler.by_score:
             scored = [head if isinstance(head, Head) else unpack(packed) for packed, head, _ in sound]
@@ -241,7 +241,9 @@ class Partition:
         """Turn what the join has done into blocks, dead letters and resolved records."""
         join = self.join
         if join.emitted:
-            self._emit(join.emitted, completed_at)
+            late = join.late_below(self._ledger.unacked_action)
+            stamp = Stamp(self._ledger.unsent, late, completed_at)
+            self._ledger.emitted(self._outbox.put(join.emitted, stamp))
             join.emitted.clear()
         if join.released:
             self._ledger.released(join.released)
@@ -252,44 +254,13 @@ class Partition:
         if join.settled:
             self._settle()
 
-    def _emit(self, items: list[Emission | Whole | Request], completed_at: int) -> None:
-        on_time, late = self._ledger.unsent, self.join.late_below(self._ledger.unacked_action)
-        rows, blocks, before = self._counts.rows, self._blocks, len(self._blocks)
-        closed: list[int] = []
-        whole = 0
-        for item in items:
-            if isinstance(item, Whole):
-                request = item.request
-                blocks.append(Due(request, item.packed, item.hits, on_time, completed_at))
-                whole += len(request)
-                closed.append(request.offset)
-            elif isinstance(item, Request):
-                closed.append(item.offset)
-            else:
-                was_late, request = item.late >= 0, item.request
-                made = self._maker.make(item, late if was_late else on_time, completed_at)
-                blocks.append(Made(made, request, made.user_id, item.late))
-                rows["late" if was_late else "early" if request.open else "close"] += len(made)
-        if whole:
-            rows["close"] += whole
-        self._counts.blocks += len(blocks) - before
-        self._ledger.emitted(closed)
-
-    def _written(self, blocks: Sequence[Made | Due]) -> list[Made]:
-        """All as blocks; at once those of whole requests."""
-        written = iter(self._writer.write([one for one in blocks if isinstance(one, Due)]))
-        return [one if isinstance(one, Made) else self._whole(one, next(written)) for one in blocks]
-
-    def _whole(self, due: Due, written: Written | None) -> Made:
-        if written is not None:
-            return Made(written.block, due.request, written.user_id)
-        whole = emission_of(due, self._tasks)
-        block = self._maker.make(whole, due.resolved_below, due.completed_at)
-        return Made(block, due.request, block.user_id)
-
     def _settle(self) -> None:
-        self._ledger.settled(self.join.settled)
-        self.join.settled.clear()
+        join, ledger = self.join, self._ledger
+        ledger.settled(join.settled)
+        join.settled.clear()
+        for gone in join.gone:
+            ledger.gone(gone)
+        join.gone.clear()
 
     def _unreadable(self, side: Side, message: Message, error: InvalidMessage) -> None:
         self._ledger.came(side, message.offset, 1)

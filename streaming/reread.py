@@ -67,13 +67,18 @@ class Reread:
         self._committed = dict.fromkeys(self._places, 0)
         self._samples_from = 0
         self._samples_end = 0
+        self._fresh = False
 
     def locate(self) -> None:
         """Find out where to read; call it first."""
         first = self._reader.beginning_offsets(self._places)
         for place in (self._logs, self._actions):
             self._committed[place] = max(first[place], self._reader.committed(place) or 0)
-        since = self._time_of(self._committed[self._logs])
+        silent = self._end(self._samples) <= first[self._samples]
+        self._fresh = silent and all(
+            self._committed[place] == first[place] for place in (self._logs, self._actions)
+        )
+        since = None if silent else self._time_of(self._committed[self._logs])
         end = self._end(self._samples)
         self._samples_from = end if since is None else self._offset_at(self._samples, since - _CLOCKS_MS)
         self._samples_end = end
@@ -97,6 +102,8 @@ class Reread:
         Returns:
             Closed requests that have parked actions in the store.
         """
+        if self._fresh:
+            return list(found(self._store))
         since = int(time.time() * 1000) - self._horizon
         low, actions = self._offset_at(self._logs, since), self._offset_at(self._actions, since)
         if self._mark is not None:

@@ -15,13 +15,14 @@ from typing import Any, Final
 import msgspec
 from rocksdict import WriteBatch
 
-from streaming.late import Group, LateStoreError, Place
+from streaming.kernels.register import LOG_KEY, STATE_KEY
+from streaming.late import Entry, Group, LateStoreError, Place
 from streaming.request import Request, State
 from streaming.rocks_options import no_log, opened
 
 _MARK: Final = b"m"
-_STATE: Final = b"s"
-_LOG: Final = b"l"
+_STATE: Final = bytes([STATE_KEY])
+_LOG: Final = bytes([LOG_KEY])
 _GROUP: Final = b"a"
 _PLACE: Final = b"o"
 _PENDING: Final = 512
@@ -86,14 +87,31 @@ class RocksStore:
     def states(self, request_ids: Sequence[str]) -> list[State | None]:
         """As `late.LateStore`."""
         keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
-        self._look_after()
+        values = map(self._newest, keys, self._on_disk(keys))
         decode = self._decode_state
         try:
-            stored: Any = self._db.get(keys)
-            values = [self._newest(key, value) for key, value in zip(keys, stored, strict=True)]
             return [None if value is None else decode(value) for value in values]
+        except msgspec.DecodeError as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
+
+    def knows_any(self, names: Sequence[bytes], *, parked: bool) -> bool:
+        """As `late.LateStore`."""
+        keys: list[Any] = [_STATE + name for name in names]
+        if parked:
+            keys += [_GROUP + name for name in names]
+        stored = self._on_disk(keys)
+        if not (self._pending.keys().isdisjoint(keys) and self._written.keys().isdisjoint(keys)):
+            return True
+        return stored.count(None) < len(keys)
+
+    def _on_disk(self, keys: list[Any]) -> list[Any]:
+        """The values that were written; for `_newest` to be asked at once."""
+        self._look_after()
+        try:
+            stored: Any = self._db.get(keys)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
+        return list(stored)
 
     def log(self, request_id: str) -> bytes | None:
         """As `late.LateStore`."""
@@ -116,6 +134,14 @@ class RocksStore:
             if request.packed is not None and not request.stored:
                 pending[_LOG + name] = request.packed
             pending[_STATE + name] = encode(request.state())
+        self._hand_over_some()
+
+    def put_entries(self, entries: Sequence[Entry]) -> None:
+        """As `late.LateStore`."""
+        pending = self._pending
+        for log_key, packed, state_key, state in entries:
+            pending[log_key] = packed
+            pending[state_key] = state
         self._hand_over_some()
 
     def group(self, request_id: str) -> Group | None:

@@ -5,11 +5,12 @@ How blocks are laid out its kernel knows; one that this cannot write is left to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from streaming import cells
 from streaming.emission import Emission
@@ -59,11 +60,27 @@ def emission_of(one: Whole | Due, tasks: int) -> Emission:
     return Emission(one.request, head, one.hits, cells.every(len(head), tasks))
 
 
-class Written(msgspec.Struct, frozen=True, gc=False):
-    """A block as MessagePack, and its user."""
+class Written(NamedTuple):
+    """Blocks as MessagePack, one behind the other in `out`: where each ends, and its user.
 
-    block: msgspec.Raw
-    user_id: int
+    One that has no bytes our codec did not write the log of. They last until their writer writes again.
+    """
+
+    out: memoryview
+    ends: list[int]
+    users: list[int]
+
+    @property
+    def whole(self) -> memoryview:
+        """All of them."""
+        return self.out[: self.ends[-1]]
+
+    def pieces(self) -> Iterator[tuple[msgspec.Raw, int] | None]:
+        """Each with its user."""
+        begin = 0
+        for end, user_id in zip(self.ends, self.users, strict=True):
+            yield (msgspec.Raw(self.out[begin:end]), user_id) if end > begin else None
+            begin = end
 
 
 class WholeWriter:
@@ -82,27 +99,28 @@ class WholeWriter:
         # one buffer for all calls: fresh memory costs more than what is written there
         self._out = np.empty(0, np.uint8)
 
-    def write(self, dues: Sequence[Due]) -> list[Written | None]:
-        """The block of each, None where our codec did not write its log. They last until called again."""
-        if not dues:
-            return []
+    def write(self, packed: Sequence[bytes], facts: NDArray[np.int64], hits: NDArray[np.uint64]) -> Written:
+        """The blocks of feature logs, with their `kernels.blocks` facts and positive pairs u8 (k, words)."""
+        out = self._room(sum(map(len, packed)), len(packed))
+        results = np.empty((written.RESULTS, len(packed)), np.int64)
+        written.write(
+            np.frombuffer(b"".join(packed), np.uint8), self._partition, facts, hits,
+            self._names, self._tasks, self._parts, out, results,
+        )  # fmt: skip
+        return Written(memoryview(out.data), *results.tolist())
+
+    def write_dues(self, dues: Sequence[Due]) -> Written:
+        """As `write`."""
         packed = [due.packed for due in dues]
         facts = np.empty((len(dues), written.FACTS), np.int64)
-        facts[:, written.LOG_SIZE] = sizes = list(map(len, packed))
+        facts[:, written.LOG_SIZE] = list(map(len, packed))
         facts[:, written.OFFSET] = [due.request.offset for due in dues]
         facts[:, written.INDEX] = [due.request.index for due in dues]
         facts[:, written.RESOLVED] = [due.resolved_below for due in dues]
         facts[:, written.COMPLETED] = [due.completed_at for due in dues]
         words = self._tasks  # 64 pairs in each
         hits = b"".join([due.hits.to_bytes(8 * words, "little") for due in dues])
-        out = self._room(sum(sizes), len(dues))
-        results = np.empty((len(dues), written.RESULTS), np.int64)
-        written.write(
-            np.frombuffer(b"".join(packed), np.uint8), self._partition, facts,
-            np.frombuffer(hits, np.uint64).reshape(len(dues), words),
-            self._names, self._tasks, self._parts, out, results,
-        )  # fmt: skip
-        return _pieces(memoryview(out.data), results.tolist())
+        return self.write(packed, facts, np.frombuffer(hits, np.uint64).reshape(len(dues), words))
 
     def _room(self, packed: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
         columns = ROWS_AT_MOST * (_COLUMNS * self._tasks + _A_ROW)
@@ -110,12 +128,3 @@ class WholeWriter:
         if len(self._out) < size:
             self._out = np.empty(2 * size, np.uint8)
         return self._out
-
-
-def _pieces(out: memoryview, results: list[list[int]]) -> list[Written | None]:
-    pieces: list[Written | None] = []
-    begin = 0
-    for end, user_id in results:
-        pieces.append(Written(msgspec.Raw(out[begin:end]), user_id) if end > begin else None)
-        begin = end
-    return pieces

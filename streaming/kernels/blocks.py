@@ -122,7 +122,7 @@ def write(
         tasks: how many these are.
         parts: (logs.PARTS,) to work with.
         out: takes the blocks; large enough, see ROOM.
-        results: (k, RESULTS); the block of a log that our codec did not write has no bytes.
+        results: (RESULTS, k); the block of a log that our codec did not write has no bytes.
     """
     begin, at = np.uint64(0), np.uint64(0)
     width = np.uint64(tasks)
@@ -157,4 +157,4 @@ def write(
             out[at] = _MINUS_ONE
             at += _ONE
             at = _put_part(out, at, packed, parts[logs.PROPENSITIES], parts[logs.PROPENSITIES_SIZE])
-        results[k, BLOCK_END], results[k, USER] = at, parts[logs.USER]
+        results[BLOCK_END, k], results[USER, k] = at, parts[logs.USER]

@@ -31,6 +31,15 @@ PARTS: Final = 16
 what the join looks at. Its user and surface; where positions, features (packed), scores and propensities
 lie."""
 
+NEWEST: Final = 0
+BEATS: Final = 1
+WORD: Final = 2
+WIDEST: Final = 3
+LONGEST: Final = 4
+TOTALS: Final = 5
+"""Of a message: the latest event time of a log, -1 without any; heartbeats, and the latest, -1 without any;
+how many rows the widest log has, and bytes the longest id."""
+
 LEAST_BYTES: Final = 3
 """A record takes at least as many bytes."""
 
@@ -132,16 +141,19 @@ def walk(body: Any, at: Any, end: Any, parts: Any) -> Any:
     return at if fits else BAD
 
 
-@kernel(I64(taken(U8, 1), made(I64, 2)), allocates=False)
-def parse(body: Any, logs: Any) -> Any:
-    """Read the records of a message into `logs` (n, PARTS), one a row; a heartbeat has no ROWS.
+@kernel(I64(taken(U8, 1), U64, made(I64, 2), made(I64, 1)), allocates=False)
+def parse(body: Any, begin: Any, logs: Any, totals: Any) -> Any:
+    """Read the records of a message, which lie in `body` from `begin`, into `logs` (n, PARTS), one a row.
+
+    A heartbeat has no ROWS. `totals` (TOTALS,) says what there is.
 
     Returns:
         How many there are; -1, and nothing is said of any, unless all are as our codec writes them and fit.
     """
     end = np.uint64(len(body))
-    at, records = array(body, np.uint64(0), end)
-    nth = np.uint64(0)
+    at, records = array(body, begin, end)
+    nth, beats = np.uint64(0), 0
+    newest, word, widest, longest = _NONE, _NONE, np.int64(0), np.int64(0)
     while nth < records and at != BAD:
         parts = logs[nth]
         after, fields = array(body, at, end)
@@ -149,8 +161,15 @@ def parse(body: Any, logs: Any) -> Any:
         after, time = number(body, after, end)
         if after != BAD and tag == BEAT and fields == _TWO and time <= MILLIS:
             parts[START], parts[END], parts[ROWS], parts[TIME] = at, after, 0, time
+            parts[ID_AT], parts[ID_SIZE] = 0, 0
             at = after
+            beats += 1
+            word = max(word, time)
         else:
             at = walk(body, at, end, parts)
+            newest, widest = max(newest, parts[TIME]), max(widest, parts[ROWS])
+            longest = max(longest, parts[ID_SIZE])
         nth += _ONE
+    totals[NEWEST], totals[BEATS], totals[WORD] = newest, beats, word
+    totals[WIDEST], totals[LONGEST] = widest, longest
     return np.int64(records) if at == end else _NONE

@@ -28,9 +28,19 @@ UNTIL: Final = 3
 LAST: Final = 4
 CHAIN: Final = 5
 OWES: Final = 6
-COLUMNS: Final = 7
+TICKET: Final = 7
+TIME: Final = 8
+START: Final = 9
+LOG_SIZE: Final = 10
+OFFSET: Final = 11
+NTH: Final = 12
+RESOLVED: Final = 13
+COMPLETED: Final = 14
+COLUMNS: Final = 15
 """Of a slot: the hash and the length of its id, its rows, the last event time of an action that counts, the
-offset of the last action, the first place of its chain, -1 for none, and how many that has."""
+offset of the last action, the first place of its chain, -1 for none, and how many that has. The rest is of a
+request that lies here alone, see `register`: its ticket, 0 for others; its event time; where its log lies in
+its message, and how long that is; and the five that `blocks` wants to know of it."""
 
 SLOT: Final = 0
 ID_SIZE: Final = 1
@@ -71,6 +81,39 @@ def place_of(body: Any, start: Any, size: Any, hashed: Any, index: Any, slots: A
     return place
 
 
+@inlined
+def put_in(
+    names: Any, begin: Any, size: Any, slot: Any, rows: Any, until: Any, index: Any, slots: Any, ids: Any,
+    hits: Any,
+) -> Any:  # fmt: skip
+    """Put a request, with the id at names[begin : begin + size], into a free slot; its items are left to do.
+
+    Returns:
+        Whether it was put: not if that id is there already.
+    """
+    hashed = np.int64(hash_of(names, begin, size))
+    place = place_of(names, begin, size, hashed, index, slots, ids)
+    fresh = index[place] < 0
+    if fresh:
+        index[place] = slot
+        slots[slot, HASH], slots[slot, SIZE], slots[slot, ROWS] = hashed, size, rows
+        slots[slot, UNTIL], slots[slot, LAST] = until, FREE
+        slots[slot, CHAIN], slots[slot, OWES], slots[slot, TICKET] = FREE, 0, 0
+        for i in range(size):
+            ids[slot * _ID + i] = names[begin + i]
+        for word in range(np.uint64(hits.shape[1])):
+            hits[slot, word] = np.uint64(0)
+    return fresh
+
+
+@kernel(I64(taken(U8, 1), _INDEX, _SLOTS, _IDS), allocates=False)
+def find(name: Any, index: Any, slots: Any, ids: Any) -> Any:
+    """The slot of the request with that id, -1 if it is not here."""
+    size = np.uint64(len(name))
+    zero = np.uint64(0)
+    return np.int64(index[place_of(name, zero, size, np.int64(hash_of(name, zero, size)), index, slots, ids)])
+
+
 @kernel(I64(taken(U8, 1), taken(I64, 1), taken(I64, 2), *PARTS[:5]), allocates=False)
 def enter(
     names: Any, shown: Any, entries: Any, index: Any, slots: Any, ids: Any, items: Any, hits: Any
@@ -84,26 +127,17 @@ def enter(
     for k in range(np.uint64(len(entries))):
         slot, rows = np.uint64(entries[k, SLOT]), np.uint64(entries[k, SHOWN])
         size = np.uint64(entries[k, ID_SIZE])
-        hashed = np.int64(hash_of(names, begin, size))
-        place = place_of(names, begin, size, hashed, index, slots, ids)
-        if index[place] >= 0:
+        until = entries[k, COUNTS_UNTIL]
+        if not put_in(names, begin, size, slot, rows, until, index, slots, ids, hits):
             return np.int64(k)
-        index[place] = slot
-        slots[slot, HASH], slots[slot, SIZE], slots[slot, ROWS] = hashed, size, rows
-        slots[slot, UNTIL], slots[slot, LAST] = entries[k, COUNTS_UNTIL], FREE
-        slots[slot, CHAIN], slots[slot, OWES] = FREE, 0
-        for i in range(size):
-            ids[slot * _ID + i] = names[begin + i]
         for row in range(rows):
             items[slot, row] = shown[first + row]
-        for word in range(np.uint64(hits.shape[1])):
-            hits[slot, word] = np.uint64(0)
         begin, first = begin + size, first + rows
     return np.int64(len(entries))
 
 
 @inlined
-def _clear(slot: Any, index: Any, slots: Any) -> None:
+def clear(slot: Any, index: Any, slots: Any) -> None:
     """Take a slot out of the index: whoever was put behind it for want of its place moves up."""
     mask = np.uint64(len(index)) - _ONE
     hole = np.uint64(slots[slot, HASH]) & mask
@@ -137,7 +171,7 @@ def leave(
     at = np.uint64(0)
     for k in range(np.uint64(len(chosen))):
         slot = np.uint64(chosen[k])
-        _clear(slot, index, slots)
+        clear(slot, index, slots)
         said[k, 0], said[k, 1] = slots[slot, LAST] + 1, slots[slot, OWES]
         for word in range(np.uint64(hits.shape[1])):
             said[k, np.uint64(SAID) + word] = hits[slot, word]

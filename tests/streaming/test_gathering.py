@@ -22,12 +22,17 @@ from streaming.hearing import action_of, all_odd, hear
 from streaming.logs import LogReader
 from streaming.request import Request
 from streaming.rules import Rules
+from streaming.slots import Slots
 from tests.streaming.make import RULES, head
 from tests.streaming.test_partition import SCORED, Bench, some_side, traffic
 
 pack = msgspec.msgpack.Encoder().encode
 LIMIT = 1 << 50
 KINDS = tuple(RULES.kinds)
+
+
+def gathering_of(rules):
+    return Gathering(rules, Slots(len(rules.tasks)))
 
 
 @contextmanager
@@ -97,7 +102,7 @@ def by_hand(records):
 @settings(max_examples=300, deadline=None)
 @given(messages)
 def test_a_message_is_read_as_the_decoder_reads_it(records):
-    heard = Gathering(RULES).hear(pack(records), 5, LIMIT)
+    heard = gathering_of(RULES).hear(pack(records), 5, LIMIT)
     assert heard in (None, by_hand(records))
     texts = [
         t for r in records if isinstance(r, ActionBatch) for a in r.actions for t in (a.request_id, a.kind)
@@ -121,7 +126,7 @@ def test_what_is_read_of_damaged_bytes_is_what_the_decoder_reads(records, data):
         elif len(body) > 1:
             del body[at:]
             body = body or bytearray(b"\x90")
-    heard = Gathering(RULES).hear(bytes(body), 5, LIMIT)
+    heard = gathering_of(RULES).hear(bytes(body), 5, LIMIT)
     if heard is not None:
         assert heard == by_hand(msgspec.msgpack.decode(bytes(body), type=list[ActionBatch | Heartbeat]))
 
@@ -147,11 +152,11 @@ def test_what_is_read_of_damaged_bytes_is_what_the_decoder_reads(records, data):
     ],
 )
 def test_what_our_codec_does_not_write_is_left_to_the_decoder(body):
-    assert Gathering(RULES).hear(body, 5, LIMIT) is None
+    assert gathering_of(RULES).hear(body, 5, LIMIT) is None
 
 
 def test_json_is_put_into_requests_too():
-    gathering, request = Gathering(RULES), Request(head("r", 5000), None, 3, 0)
+    gathering, request = gathering_of(RULES), Request(head("r", 5000), None, 3, 0)
     gathering.enter([request])
     told = (
         b'{"user_id": 7, "actions": [{"request_id": "r", "item_id": 20, "kind": "like", "event_time": 5100}]}'
@@ -164,7 +169,7 @@ def test_json_is_put_into_requests_too():
 @pytest.mark.parametrize("value", [None, b"", b"\x02abcd", b"{", USER_ACTIONS.encode([])[:-1] + b"\x91"])
 def test_what_cannot_be_read_is_an_error(value):
     with pytest.raises(InvalidMessage):
-        hear(Gathering(RULES), value, 5, LIMIT)
+        hear(gathering_of(RULES), value, 5, LIMIT)
 
 
 MANY = Rules(1000, 2000, tuple(f"t{i}" for i in range(7)), {"one": 1, "more": 0b1010101, "last": 1 << 6})
@@ -234,7 +239,7 @@ def some_actions(rng, known):
 @given(st.integers(0, 2**32), st.sampled_from((3, 40, 700)))
 def test_requests_come_and_go_and_keep_what_is_theirs(seed, open_at_once):
     rng = random.Random(seed)
-    gathering, naive, inside = Gathering(MANY), Naive(), {}
+    gathering, naive, inside = gathering_of(MANY), Naive(), {}
     for offset in range(40):
         fresh = list(some_requests(rng, rng.randrange(open_at_once // 2 + 2), inside))
         gathering.enter(fresh)
@@ -256,7 +261,7 @@ def test_requests_come_and_go_and_keep_what_is_theirs(seed, open_at_once):
 
 def test_so_many_tasks_as_have_no_room_in_a_word_are_left_to_the_join():
     rules = Rules(1000, 2000, tuple(f"t{i}" for i in range(70)), {"one": 1 << 69})
-    gathering, request = Gathering(rules), Request(head("r", 5000), None, 3, 0)
+    gathering, request = gathering_of(rules), Request(head("r", 5000), None, 3, 0)
     gathering.enter([request])
     assert request.slot == -1
     told = [ActionBatch(7, (Action("r", 20, "one", 5100),))]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schema.codec import FEATURE_LOGS, TRAINING_SAMPLES, Codec
+from schema.codec import FEATURE_LOGS, TRAINING_SAMPLES, Codec, array_head, sealed
 from schema.errors import InvalidMessage
 from schema.records import FeatureLog, Features, Heartbeat, IdColumn, ModelVersion, SampleBlock
 from streaming import cells
@@ -75,7 +75,7 @@ def canonical(log):
 @given(st.lists(feature_logs() | st.builds(Heartbeat, NUMBERS), max_size=6))
 def test_a_message_is_read_as_the_decoder_reads_it(records):
     value, reader = FEATURE_LOGS.encode(records), LogReader()
-    at_once = reader._at_once(value[5:])
+    at_once = reader._at_once(value, 5)
     plain = reader._one_by_one(value)
     assert (at_once is not None) == all(canonical(r) for r in records if isinstance(r, FeatureLog))
     assert at_once is None or said(at_once) == said(plain)
@@ -99,7 +99,7 @@ def test_what_is_read_of_damaged_bytes_is_what_the_decoder_reads(records, data):
         elif how == "cut":
             del body[max(1, at) :]
     reader = LogReader()
-    at_once = reader._at_once(bytes(body))
+    at_once = reader._at_once(bytes(body), 0)
     if at_once is not None:
         raws = msgspec.msgpack.decode(bytes(body), type=list[msgspec.Raw])
         assert said(at_once) == said(reader._one_by_one(RAW.encode(raws)))
@@ -126,7 +126,7 @@ def test_columns_that_do_not_fit_are_told_apart(wrong):
         [feature_log("r", 5000), msgspec.structs.replace(feature_log("s", 5000), **wrong)]
     )
     reader = LogReader()
-    assert reader._at_once(value[5:]) is None
+    assert reader._at_once(value, 5) is None
     told = reader.read(value)
     assert ([h.request_id for _, h, _ in told.sound], [u.position for u in told.unsound]) == (["r"], [1])
 
@@ -153,7 +153,6 @@ def test_what_cannot_be_read_is_an_error(value):
 )
 def test_a_block_is_written_as_the_encoder_writes_it(several, partition):
     writer, maker = WholeWriter(partition, TASKS), BlockMaker(partition, TASKS, sampler())
-    assert writer.write([]) == []
     dues, blocks = [], []
     for log, hits, at, number in several:
         packed = pack(log)
@@ -162,11 +161,21 @@ def test_a_block_is_written_as_the_encoder_writes_it(several, partition):
         request = Request(head, packed, at, number)
         dues.append(Due(request, packed, hits & every, number, at))
         blocks.append(maker.make(Emission(request, head, hits & every, every), number, at))
-    for written, block, (log, *_) in zip(writer.write(dues), blocks, several, strict=True):
-        assert (written is not None) == canonical(log)
-        if written is not None:
-            assert bytes(written.block) == pack(block)
-            assert written.user_id == log.user_id
-            assert TRAINING_SAMPLES.decode(RAW.encode([written.block])) == [
+    written = writer.write_dues(dues)
+    for piece, block, (log, *_) in zip(written.pieces(), blocks, several, strict=True):
+        assert (piece is not None) == canonical(log)
+        if piece is not None:
+            raw, user_id = piece
+            assert bytes(raw) == pack(block)
+            assert user_id == log.user_id
+            assert TRAINING_SAMPLES.decode(RAW.encode([raw])) == [
                 msgspec.msgpack.decode(pack(block), type=SampleBlock)
             ]
+    kept = [block for block, (log, *_) in zip(blocks, several, strict=True) if canonical(log)]
+    assert sealed(array_head(len(kept)), written.whole) == TRAINING_SAMPLES.encode(kept)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 300, 65535])
+def test_an_envelope_is_sealed_as_the_encoder_seals_it(count):
+    beats = [Heartbeat(7)] * count
+    assert sealed(array_head(count), pack(Heartbeat(7)) * count) == FEATURE_LOGS.encode(beats)

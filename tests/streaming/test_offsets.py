@@ -40,3 +40,27 @@ def test_where_to_go_on_is_asked_until_kafka_is_back(monkeypatch):
     consumer = Consumer(away=2)
     assert asyncio.run(Offsets(SimpleNamespace(consumer=consumer)).acknowledged(PLACE)) == 7
     assert consumer.asked == 3
+
+
+def test_an_answer_asked_for_ahead_counts_once():
+    consumer = Consumer(away=0)
+
+    async def ask_ahead():
+        some = Offsets(SimpleNamespace(consumer=consumer))
+        some.ask([PLACE])
+        return [await some.acknowledged(PLACE) for _ in range(2)], consumer.asked
+
+    assert asyncio.run(ask_ahead()) == ([7, 7], 2)
+
+
+def test_what_was_asked_before_partitions_changed_hands_is_asked_again():
+    consumer = Consumer(away=0)
+
+    async def ask_and_forget():
+        some = Offsets(SimpleNamespace(consumer=consumer))
+        some.ask([PLACE])
+        some.forget()
+        return await some.acknowledged(PLACE)
+
+    assert asyncio.run(ask_and_forget()) == 7
+    assert consumer.asked == 1

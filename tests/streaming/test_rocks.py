@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from streaming.heads import pack, unpack
@@ -46,6 +47,35 @@ def test_a_reader_sees_its_own_writes_at_once_and_a_twins_once_flushed(tmp_path)
     assert store.state("r") == STATE
     assert store.states(["r", "other"]) == [STATE, None]
     store.close()
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_requests_that_are_bytes_are_kept_as_those_that_are_objects(tmp_path, on_disk):
+    store = RocksStore(tmp_path / "late", 3600) if on_disk else MemoryStore(10)
+    packed = pack(feature_log("r", 5000))
+    assert not store.knows_any([b"r", b"s"], parked=True)
+    store.put_entries([(b"lr", packed, b"sr", msgspec.msgpack.encode(STATE))])
+    assert store.states(["r", "s"]) == [STATE, None]
+    assert store.log("r") == packed
+    for flushed in (False, True):
+        if flushed:
+            store.flush()
+        assert store.knows_any([b"s", b"r"], parked=False)
+        assert not store.knows_any([b"s", b"R"], parked=False)
+        assert not store.knows_any([], parked=True)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_requests_that_have_parked_actions_are_known_where_these_matter(tmp_path, on_disk):
+    store = RocksStore(tmp_path / "late", 3600) if on_disk else MemoryStore(10)
+    arrival = Arrival(action("r", 5100), 7, 3, 0, parked=True)
+    store.put_group("r", Group(3, 9000, (arrival,)))
+    for flushed in (False, True):
+        if flushed:
+            store.flush()
+        assert store.knows_any([b"q", b"r"], parked=True)
+        assert not store.knows_any([b"q", b"r"], parked=False)
+        assert not store.knows_any([b"q"], parked=True)
 
 
 def test_many_writes_do_not_wait_for_the_flush(tmp_path):

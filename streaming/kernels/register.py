@@ -1,0 +1,262 @@
+"""Requests that lie in the table alone: from the bytes of their feature logs to what is kept of them.
+
+`due` (d, 2) i8 is a binary heap of (end of window, ticket) with the slot of each in `due_slots` (d,); `size`
+(1,) is how many there are. One whose slot has another ticket by now is no more.
+"""
+
+# ruff: noqa: PLR0917 - a kernel takes as many arrays as it takes
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from runtime.compiled import I64, U8, U64, VOID, inlined, kernel, made, taken
+from streaming.kernels import logs as found
+from streaming.kernels import table
+from streaming.kernels.wire import put_binary, put_bytes, put_number
+
+OFFSET: Final = 0
+WINDOW: Final = 1
+REACH: Final = 2
+TICKET: Final = 3
+FACTS: Final = 4
+"""Of a message: its offset; how long requests stay open and for how long actions count, ms from their time;
+and the ticket of its first record."""
+
+SLOT: Final = 0
+CLOSED_OFFSET: Final = 1
+CLOSED_ROWS: Final = 2
+END: Final = 3
+CLOSED_NTH: Final = 4
+CLOSED: Final = 5
+"""Of requests that close: their slots, the offsets of their logs, their rows, when their windows ended, and
+the places of their logs in their messages."""
+
+LOG_KEY_END: Final = 0
+STATE_KEY_END: Final = 1
+STATE_END: Final = 2
+SETTLED: Final = 3
+"""Of a request that is put away, in what was written: where the key of its log ends, that of its state, and
+its state."""
+
+GONE_OFFSET: Final = 0
+GONE: Final = 1
+GONE_LAST: Final = 2
+RUN: Final = 3
+"""Of requests of one message that are put away: its offset, how many they are, and the latest of the offsets
+of their last actions."""
+
+LOG_KEY: Final = ord("l")
+STATE_KEY: Final = ord("s")
+"""What the key of either begins with, before the id."""
+
+STATE_BYTES: Final = 64
+"""A state takes at most so many bytes beside those of its two sets."""
+
+_DUE: Final = (made(I64, 2), made(I64, 1), made(I64, 1))
+_ONE: Final = np.uint64(1)
+_EIGHT: Final = np.uint64(8)
+_CELLS: Final = np.uint64(63)
+_WORD: Final = np.uint64(6)
+_STATE: Final = 0x96
+_FLOAT: Final = 0xCB
+
+
+@inlined
+def _before(due: Any, one: Any, other: Any) -> Any:
+    return due[one, 0] < due[other, 0] or (due[one, 0] == due[other, 0] and due[one, 1] < due[other, 1])
+
+
+@inlined
+def _swap(due: Any, due_slots: Any, one: Any, other: Any) -> None:
+    end, ticket, slot = due[one, 0], due[one, 1], due_slots[one]
+    due[one, 0], due[one, 1], due_slots[one] = due[other, 0], due[other, 1], due_slots[other]
+    due[other, 0], due[other, 1], due_slots[other] = end, ticket, slot
+
+
+@inlined
+def _push(due: Any, due_slots: Any, size: Any, end: Any, ticket: Any, slot: Any) -> None:
+    at = np.uint64(size[0])
+    due[at, 0], due[at, 1], due_slots[at] = end, ticket, slot
+    size[0] += 1
+    while at and _before(due, at, (at - _ONE) >> _ONE):
+        _swap(due, due_slots, at, (at - _ONE) >> _ONE)
+        at = (at - _ONE) >> _ONE
+
+
+@inlined
+def _drop_first(due: Any, due_slots: Any, size: Any) -> None:
+    size[0] -= 1
+    count, at = np.uint64(size[0]), np.uint64(0)
+    due[0, 0], due[0, 1], due_slots[0] = due[count, 0], due[count, 1], due_slots[count]
+    child = _ONE
+    while child < count:
+        if child + _ONE < count and _before(due, child + _ONE, child):
+            child += _ONE
+        if not _before(due, child, at):
+            break
+        _swap(due, due_slots, at, child)
+        at, child = child, (child << _ONE) + _ONE
+
+
+@kernel(
+    I64(
+        taken(U8, 1), taken(I64, 2), taken(I64, 1), made(U8, 1), taken(I64, 1), *_DUE, *table.PARTS[:5]
+    ),
+    allocates=False,
+)  # fmt: skip
+def enter(
+    body: Any, logs: Any, facts: Any, wanted: Any, free: Any, due: Any, due_slots: Any, size: Any,
+    index: Any, slots: Any, ids: Any, items: Any, hits: Any,
+) -> Any:  # fmt: skip
+    """Put feature logs of a message into the slots `free` (n,), as many of these as are needed.
+
+    `logs` (n, PARTS) are what `logs.parse` found in `body`; all fit into the table. `facts` are (FACTS,).
+    `wanted` (n,) says which to put: heartbeats, and those whose id is there already, are not any more. `due`
+    has room for n more.
+
+    Returns:
+        How many were put.
+    """
+    count = np.uint64(0)
+    for k in range(np.uint64(len(logs))):
+        log = logs[k]
+        rows, slot = np.uint64(log[found.ROWS]), np.uint64(free[count])
+        until = log[found.TIME] + facts[REACH]
+        start, length = np.uint64(log[found.ID_AT]), np.uint64(log[found.ID_SIZE])
+        if rows and wanted[k]:
+            wanted[k] = table.put_in(body, start, length, slot, rows, until, index, slots, ids, hits)
+        else:
+            wanted[k] = 0
+        if wanted[k]:
+            ticket = facts[TICKET] + np.int64(k)
+            slots[slot, table.TICKET], slots[slot, table.TIME] = ticket, log[found.TIME]
+            slots[slot, table.START] = log[found.START]
+            slots[slot, table.LOG_SIZE] = log[found.END] - log[found.START]
+            slots[slot, table.OFFSET], slots[slot, table.NTH] = facts[OFFSET], k
+            for row in range(rows):
+                at, item = np.uint64(log[found.ITEMS]) + row * _EIGHT, np.uint64(0)
+                for i in range(_EIGHT):
+                    item |= np.uint64(body[at + i]) << i * _EIGHT
+                items[slot, row] = np.int64(item)
+            _push(due, due_slots, size, log[found.TIME] + facts[WINDOW], ticket, slot)
+            count += _ONE
+    return np.int64(count)
+
+
+@kernel(I64(I64, I64, I64, *_DUE, made(I64, 2), made(I64, 2)), allocates=False)
+def close(
+    watermark: Any,
+    resolved: Any,
+    completed: Any,
+    due: Any,
+    due_slots: Any,
+    size: Any,
+    slots: Any,
+    closed: Any,
+) -> Any:
+    """Close the requests whose windows ended before `watermark`, in order, into `closed` (CLOSED, k).
+
+    No action counts for them any more. `closed` has room for all there are.
+
+    Returns:
+        How many there were.
+    """
+    count = np.uint64(0)
+    while size[0] and due[0, 0] < watermark:
+        slot = np.uint64(due_slots[0])
+        facts = slots[slot]
+        if facts[table.TICKET] == due[0, 1]:
+            facts[table.UNTIL] = -1
+            facts[table.RESOLVED], facts[table.COMPLETED] = resolved, completed
+            closed[SLOT, count], closed[CLOSED_OFFSET, count] = slot, facts[table.OFFSET]
+            closed[CLOSED_ROWS, count], closed[END, count] = facts[table.ROWS], due[0, 0]
+            closed[CLOSED_NTH, count] = facts[table.NTH]
+            count += _ONE
+        _drop_first(due, due_slots, size)
+    return np.int64(count)
+
+
+@inlined
+def _put_set(out: Any, at: Any, words: Any, slot: Any, cells: Any, every: Any) -> Any:
+    """A set of pairs, as short as may be: the first `cells` if it is `every`, else those in `words`."""
+    size = (cells + np.uint64(7)) >> np.uint64(3)
+    if not every:
+        while size and not words[slot, (size - _ONE) >> np.uint64(3)] >> (
+            (size - _ONE) << np.uint64(3) & _CELLS
+        ) & (np.uint64(0xFF)):
+            size -= _ONE
+    at = put_binary(out, at, size)
+    for i in range(size):
+        if every:
+            left = cells - (i << np.uint64(3))
+            out[at + i] = np.uint64(0xFF) if left >= _EIGHT else (_ONE << left) - _ONE
+        else:
+            out[at + i] = words[slot, i >> np.uint64(3)] >> (i << np.uint64(3) & _CELLS) & np.uint64(0xFF)
+    return at + size
+
+
+@inlined
+def _put_key(out: Any, at: Any, kind: Any, ids: Any, slot: Any, size: Any) -> Any:
+    out[at] = kind
+    return put_bytes(out, at + _ONE, ids, slot * np.uint64(table.ID_BYTES), size)
+
+
+@inlined
+def _put_state(out: Any, at: Any, facts: Any, hits: Any, slot: Any, cells: Any) -> Any:
+    """A `request.State` as MessagePack, of which every pair was spoken for."""
+    out[at] = _STATE
+    at = put_number(out, at + _ONE, facts[table.OFFSET])
+    at = put_number(out, at, facts[table.NTH])
+    at = put_number(out, at, facts[table.TIME])
+    out[at] = _FLOAT
+    for i in range(_ONE, _ONE + _EIGHT):
+        out[at + i] = 0
+    at = _put_set(out, at + _ONE + _EIGHT, hits, slot, cells, False)
+    return _put_set(out, at, hits, slot, cells, True)
+
+
+@kernel(
+    VOID(
+        taken(I64, 1), U64, *table.PARTS[:3], *table.PARTS[4:], made(I64, 1), made(U8, 1), made(I64, 2),
+        made(I64, 2), made(I64, 1), made(I64, 1),
+    ),
+    allocates=False,
+)  # fmt: skip
+def settle(
+    chosen: Any, tasks: Any, index: Any, slots: Any, ids: Any, hits: Any, owed: Any, spare: Any, out: Any,
+    said: Any, runs: Any, offsets: Any, counts: Any,
+) -> None:  # fmt: skip
+    """Take the requests in the slots `chosen` (k,), whose every pair was spoken for, out of the table.
+
+    `out` takes the key of the log of each, the key of its state and its state, one behind the other, and is
+    large enough; `said` (k, SETTLED) says where they end. `runs` (k, RUN) are those of one message that
+    follow each other. `spare` and `offsets` are as for `table.leave`. `counts` (2,): the runs and offsets.
+    """
+    at, owes, run = np.uint64(0), np.uint64(0), np.int64(-1)
+    for k in range(np.uint64(len(chosen))):
+        slot = np.uint64(chosen[k])
+        facts = slots[slot]
+        table.clear(slot, index, slots)
+        size = np.uint64(facts[table.SIZE])
+        at = _put_key(out, at, LOG_KEY, ids, slot, size)
+        said[k, LOG_KEY_END] = at
+        at = _put_key(out, at, STATE_KEY, ids, slot, size)
+        said[k, STATE_KEY_END] = at
+        at = _put_state(out, at, facts, hits, slot, np.uint64(facts[table.ROWS]) * tasks)
+        said[k, STATE_END] = at
+        if run < 0 or runs[np.uint64(run), GONE_OFFSET] != facts[table.OFFSET]:
+            run += 1
+            runs[np.uint64(run), GONE_OFFSET] = facts[table.OFFSET]
+            runs[np.uint64(run), GONE], runs[np.uint64(run), GONE_LAST] = 0, -1
+        runs[np.uint64(run), GONE] += 1
+        runs[np.uint64(run), GONE_LAST] = max(runs[np.uint64(run), GONE_LAST], facts[table.LAST])
+        facts[table.TICKET] = 0
+        node = facts[table.CHAIN]
+        while node >= 0:
+            place = np.uint64(node)
+            offsets[owes], node = owed[place, 0], owed[place, 1]
+            owed[place, 1], spare[0] = spare[0], place
+            owes += _ONE
+    counts[0], counts[1] = run + 1, owes
