@@ -87,7 +87,7 @@ class Register:
             sheaf: the message; it has to fit.
             offset: where it lies.
             wanted: u1 (n,), which of its records; those that enter afterwards. One whose id is in the table
-                already does not.
+                already does not, nor one so far apart that the message would have to be kept for it alone.
         """
         kept, count = self._slots, len(sheaf.parts)
         free = kept.take(count, sheaf.widest)

@@ -113,19 +113,21 @@ def enter(
     """Put feature logs of a message into the slots `free` (n,), as many of these as are needed.
 
     `logs` (n, PARTS) are what `logs.parse` found in `body`; all fit into the table. `facts` are (FACTS,).
-    `wanted` (n,) says which to put: heartbeats, and those whose id is there already, are not any more. `due`
-    has room for n more.
+    `wanted` (n,) says which to put: not any more heartbeats, those whose id is there already, and those whose
+    window is apart from that of the first. `due` has room for n more.
 
     Returns:
         How many were put.
     """
-    count = np.uint64(0)
+    count, first = np.uint64(0), np.int64(-1)
     for k in range(np.uint64(len(logs))):
         log = logs[k]
         rows, slot = np.uint64(log[found.ROWS]), np.uint64(free[count])
+        if rows and first < 0:
+            first = log[found.TIME]
         until = log[found.TIME] + facts[REACH]
         start, length = np.uint64(log[found.ID_AT]), np.uint64(log[found.ID_SIZE])
-        if rows and wanted[k]:
+        if rows and wanted[k] and abs(log[found.TIME] - first) <= facts[WINDOW]:
             wanted[k] = table.put_in(body, start, length, slot, rows, until, index, slots, ids, hits)
         else:
             wanted[k] = 0

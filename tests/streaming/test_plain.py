@@ -102,6 +102,18 @@ def test_those_of_which_actions_wait_or_are_parked_are_objects_and_their_neighbo
     assert labels == {"waits": CLICKED, "a": NOTHING, "parked": CLICKED, "b": NOTHING, "c": NOTHING}
 
 
+def test_a_message_is_not_kept_for_one_that_is_open_much_longer_than_its_neighbours():
+    bench = Bench()
+    ahead = feature_log("ahead", 5001 + RULES.window)
+    bench.receive(
+        Side.FEATURES, 0, logs(feature_log("a", 5000), ahead, feature_log("b", 5000 + RULES.window))
+    )
+    assert (plain_ones(bench), bench.partition.join.open_requests) == (2, 3)
+    bench.silence()
+    bench.take()
+    assert [request_id for request_id, *_ in said(bench)] == ["a", "b", "ahead"]
+
+
 @pytest.mark.parametrize("bench", [Bench(rules=EARLY), Bench(**SCORED)])
 def test_where_more_is_to_be_said_than_a_block_none_is_a_slot(bench):
     bench.receive(Side.FEATURES, 0, logs(feature_log("a", 5000, scores=[0.5] * 6)))

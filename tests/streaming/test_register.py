@@ -65,9 +65,11 @@ class Table:
         asked = entered.tolist()
         count = self.register.enter(sheaf, offset, entered)
         assert count == sum(entered.tolist())
+        first = next((r.event_time for r in records if not isinstance(r, Heartbeat)), 0)
         for index, record in enumerate(records):
             new = asked[index] and not isinstance(record, Heartbeat)
             new = new and record.request_id not in (self.open | self.closed)
+            new = new and abs(record.event_time - first) <= RULES.window
             assert entered[index] == new
             if new:
                 self.open[record.request_id] = One(record, offset, index)
@@ -159,7 +161,8 @@ def some_logs(rng, known, most):
         else:
             name = rng.choice(known) if known and rng.random() < 0.05 else f"r{rng.randrange(1 << 30)}"
             rows = rng.choice((1, 3, 20, 64)) if rng.random() < 0.1 else 3
-            yield feature_log(name, rng.randrange(5000), [rng.randrange(5) for _ in range(rows)])
+            moment = rng.randrange(5000) if rng.random() < 0.2 else 2000 + rng.randrange(1000)
+            yield feature_log(name, moment, [rng.randrange(5) for _ in range(rows)])
 
 
 @settings(max_examples=60, deadline=None)
