@@ -57,8 +57,9 @@ STATE_BYTES: Final = 64
 _DUE: Final = (made(I64, 2), made(I64, 1), made(I64, 1))
 _ONE: Final = np.uint64(1)
 _EIGHT: Final = np.uint64(8)
-_CELLS: Final = np.uint64(63)
-_WORD: Final = np.uint64(6)
+_THREE: Final = np.uint64(3)
+_SEVEN: Final = np.uint64(7)
+_BYTE: Final = np.uint64(0xFF)
 _STATE: Final = 0x96
 _FLOAT: Final = 0xCB
 
@@ -181,21 +182,22 @@ def close(
 
 
 @inlined
+def _byte(words: Any, slot: Any, i: Any) -> Any:
+    return words[slot, i >> _THREE] >> ((i & _SEVEN) << _THREE) & _BYTE
+
+
+@inlined
 def _put_set(out: Any, at: Any, words: Any, slot: Any, cells: Any, every: Any) -> Any:
     """A set of pairs, as short as may be: the first `cells` if it is `every`, else those in `words`."""
-    size = (cells + np.uint64(7)) >> np.uint64(3)
+    size = (cells + _SEVEN) >> _THREE
     if not every:
-        while size and not words[slot, (size - _ONE) >> np.uint64(3)] >> (
-            (size - _ONE) << np.uint64(3) & _CELLS
-        ) & (np.uint64(0xFF)):
+        while size and not _byte(words, slot, size - _ONE):
             size -= _ONE
     at = put_binary(out, at, size)
     for i in range(size):
-        if every:
-            left = cells - (i << np.uint64(3))
-            out[at + i] = np.uint64(0xFF) if left >= _EIGHT else (_ONE << left) - _ONE
-        else:
-            out[at + i] = words[slot, i >> np.uint64(3)] >> (i << np.uint64(3) & _CELLS) & np.uint64(0xFF)
+        left = cells - (i << _THREE)
+        whole = _BYTE if left >= _EIGHT else (_ONE << left) - _ONE
+        out[at + i] = whole if every else _byte(words, slot, i)
     return at + size
 
 
