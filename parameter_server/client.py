@@ -5,8 +5,7 @@ Knows neither tables' content nor compiled kernels: importing it is cheap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -17,9 +16,11 @@ from parameter_server import messages, wire
 from parameter_server.connection import ShardConnection
 from parameter_server.delta import Delta, ShardState
 from parameter_server.dense import DenseVersion
-from parameter_server.errors import InvalidRequest, ShardError
+from parameter_server.errors import InvalidRequest
+from parameter_server.parallel import Parallel
 from parameter_server.router import shard_of, split
 from parameter_server.security import read_credentials
+from parameter_server.shard_tables import ShardTables, Stamp
 from schema.config import ParameterServerConfig
 from schema.records import F32, I64, U64
 
@@ -29,7 +30,6 @@ _FLOAT_BYTES: Final = 4
 _ID_BYTES: Final = 8
 
 M = TypeVar("M", bound=messages.Message)
-T = TypeVar("T")
 
 
 class PushResult(NamedTuple):
@@ -53,12 +53,17 @@ class ParameterClient:
     def __init__(self, config: ParameterServerConfig) -> None:
         self._config = config
         self._dims = {table.name: table.dim for table in config.tables}
+        self._limit = config.max_message_mb * _MEBIBYTE
         credentials = read_credentials(config.security)
         self._connections = [
             ShardConnection(shard, config.request_seconds, config.retry_seconds, credentials)
             for shard in config.shards
         ]
-        self._pool = ThreadPoolExecutor(len(config.shards), thread_name_prefix="parameter-client")
+        self._tables = [
+            ShardTables(connection, shard, self.shards, self._dims)
+            for shard, connection in enumerate(self._connections)
+        ]
+        self._parallel = Parallel(len(config.shards), "parameter-client")
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +75,7 @@ class ParameterClient:
         """Close all connections; calls under way give up."""
         for connection in self._connections:
             connection.close()
-        self._pool.shutdown()
+        self._parallel.close()
 
     @property
     def shards(self) -> int:
@@ -92,38 +97,18 @@ class ParameterClient:
         """
         dim = self._dim(table)
         _check("ids", ids, np.uint64, (len(ids),))
-        most = max(1, self._config.max_message_mb * _MEBIBYTE // (_FLOAT_BYTES * dim + _ID_BYTES))
+        most = max(1, self._limit // (_FLOAT_BYTES * dim + _ID_BYTES))
         jobs = [(shard, part) for shard, where in split(ids, self.shards) for part in _parts(where, most)]
         if self.shards == 1 and len(jobs) == 1:
-            return self._pull(0, table, ids, dim)
+            return self._tables[0].pull(table, ids)
         out = np.empty((len(ids), dim), np.float32)
 
         def fetch(job: tuple[int, Any]) -> None:
             shard, where = job
-            out[where] = self._pull(shard, table, ids[where], dim)
+            out[where] = self._tables[shard].pull(table, ids[where])
 
-        self._each(fetch, jobs)
+        self._parallel.each(fetch, jobs)
         return out
-
-    def _pull(self, shard: int, table: str, ids: U64, dim: int) -> F32:
-        request = messages.encode(messages.Pull(shard, self.shards, table, len(ids)))
-        descriptor = flight.FlightDescriptor.for_command(request)
-        wanted = wire.encode_ids(ids)
-
-        def ask(client: Any, options: flight.FlightCallOptions) -> F32:
-            writer, reader = client.do_exchange(descriptor, options)
-            with writer:
-                writer.write_metadata(wanted)
-                writer.done_writing()
-                values = wire.decode_values(reader.read_chunk().data)
-            if len(values) != len(ids) * dim:
-                raise ShardError(
-                    f"shard {shard}: {len(values)} values of table {table} for {len(ids)} ids; "
-                    f"legal is {dim} an id: the configurations differ"
-                )
-            return values.reshape(len(ids), dim)
-
-        return self._connections[shard].call(ask)
 
     def push(
         self,
@@ -143,17 +128,52 @@ class ParameterClient:
             completed_at: wall-clock milliseconds of some of its samples, as `schema.stages` packs them.
         """
         blocks = self._blocks(gradients)
-        times = np.array(completed_at, "<i8").tobytes()
+        stamp = _stamp(trainer, step, event_time, completed_at)
+        return _result(
+            self._parallel.each(
+                lambda shard: self._tables[shard].push(stamp, blocks[shard]), range(self.shards)
+            )
+        )
+
+    def push_and_pull(
+        self,
+        trainer: str,
+        step: int,
+        gradients: Mapping[str, tuple[U64, F32]],
+        event_time: int,
+        completed_at: Sequence[int],
+        *,
+        wanted: Mapping[str, U64],
+    ) -> tuple[PushResult, Mapping[str, F32]]:
+        """`push`, and then `pull` the ids of each table of `wanted`: in one call a shard, which costs less.
+
+        In calls of their own where one message does not hold it all.
+        """
+        blocks = self._blocks(gradients)
+        where = {table: self._where(table, ids) for table, ids in wanted.items()}
+        asked = [
+            {table: ids[where[table][shard]] for table, ids in wanted.items()} for shard in range(self.shards)
+        ]
+        sizes = map(ShardTables.message_bytes, self._tables, blocks, asked)
+        if max(sizes) > self._limit:
+            done = self.push(trainer, step, gradients, event_time, completed_at)
+            return done, {table: self.pull(table, ids) for table, ids in wanted.items()}
+        out = {table: np.empty((len(ids), self._dim(table)), np.float32) for table, ids in wanted.items()}
+        stamp = _stamp(trainer, step, event_time, completed_at)
 
         def send(shard: int) -> messages.PushDone:
-            encoded = wire.encode_blocks(blocks[shard])
-            header = messages.Push(shard, self.shards, trainer, step, event_time, times, encoded.extents)
-            return self._push(shard, header, encoded)
+            done, vectors = self._tables[shard].push_and_pull(stamp, blocks[shard], asked[shard])
+            for table, found in vectors.items():
+                out[table][where[table][shard]] = found
+            return done
 
-        done = self._each(send, range(self.shards))
-        return PushResult(
-            tuple(d.clock for d in done), tuple(d.applied for d in done), tuple(d.epoch for d in done)
-        )
+        return _result(self._parallel.each(send, range(self.shards))), out
+
+    def _where(self, table: str, ids: U64) -> list[NDArray[np.intp] | slice]:
+        """By shard, the positions of those of `ids` that it holds."""
+        self._dim(table)
+        _check("ids", ids, np.uint64, (len(ids),))
+        return [where for _, where in split(ids, self.shards)]
 
     def _blocks(self, gradients: Mapping[str, tuple[U64, F32]]) -> list[list[wire.Block]]:
         """The blocks of each shard; a shard may get none."""
@@ -166,21 +186,6 @@ class ParameterClient:
                 if len(part):
                     blocks[shard].append(wire.Block(table, ids[where], part.reshape(-1)))
         return blocks
-
-    def _push(self, shard: int, header: messages.Push, encoded: wire.Encoded) -> messages.PushDone:
-        descriptor = flight.FlightDescriptor.for_command(messages.encode(header))
-
-        def ask(client: Any, options: flight.FlightCallOptions) -> messages.PushDone:
-            writer, replies = client.do_put(descriptor, wire.VALUES, options)
-            with writer:
-                writer.write_with_metadata(encoded.values, encoded.ids)
-                writer.done_writing()
-                reply = replies.read()
-            if reply is None:
-                raise flight.FlightUnavailableError("the push was not acknowledged")
-            return messages.decode(reply, messages.PushDone)
-
-        return self._connections[shard].call(ask)
 
     def delta(self, shard: int, since: tuple[int, int] | None) -> Delta:
         """What changed in `shard` since (epoch, clock); everything (full) if None or too long ago.
@@ -226,7 +231,7 @@ class ParameterClient:
             request = messages.Evict(shard, self.shards, table, parts[shard].astype("<u8").tobytes())
             return self._act(shard, request, messages.Evicted).rows
 
-        return sum(self._each(send, [shard for shard, part in enumerate(parts) if len(part)]))
+        return sum(self._parallel.each(send, [shard for shard, part in enumerate(parts) if len(part)]))
 
     def put_dense(self, name: str, version: int, step: int, payload: bytes) -> bool:
         """Publish dense parameters; False if the stored version is not below `version`."""
@@ -278,18 +283,6 @@ class ParameterClient:
 
         return self._connections[shard].call(ask, seconds=seconds)
 
-    def _each(self, job: Callable[[Any], T], arguments: Sequence[Any]) -> list[T]:
-        """`job` of each argument, in parallel; all have ended when the first error is raised."""
-        if len(arguments) < 2:  # noqa: PLR2004 - there is nothing to do beside it
-            return [job(argument) for argument in arguments]
-        futures = [self._pool.submit(job, argument) for argument in arguments[1:]]
-        # the first one here: a thread that only waited would have to be woken
-        futures.insert(0, _done(job, arguments[0]))
-        errors = [error for error in [future.exception() for future in futures] if error is not None]
-        if errors:
-            raise errors[0]
-        return [future.result() for future in futures]
-
     def _dim(self, table: str) -> int:
         dim = self._dims.get(table)
         if dim is None:
@@ -297,21 +290,21 @@ class ParameterClient:
         return dim
 
 
+def _stamp(trainer: str, step: int, event_time: int, completed_at: Sequence[int]) -> Stamp:
+    return Stamp(trainer, step, event_time, np.array(completed_at, "<i8").tobytes())
+
+
+def _result(done: Sequence[messages.PushDone]) -> PushResult:
+    return PushResult(
+        tuple(d.clock for d in done), tuple(d.applied for d in done), tuple(d.epoch for d in done)
+    )
+
+
 def _parts(where: NDArray[np.intp] | slice, most: int) -> list[NDArray[np.intp] | slice]:
     """`where` cut into parts of at most `most`."""
     if isinstance(where, slice):
         return [slice(at, min(at + most, where.stop)) for at in range(where.start, where.stop, most)]
     return [where[at : at + most] for at in range(0, len(where), most)]
-
-
-def _done(job: Callable[[Any], T], argument: Any) -> Future[T]:
-    """The outcome of `job`, done here and now."""
-    future: Future[T] = Future()
-    try:
-        future.set_result(job(argument))
-    except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
-        future.set_exception(error)
-    return future
 
 
 def _check(name: str, values: NDArray[Any], dtype: type[np.generic], shape: tuple[int, ...]) -> None:

@@ -27,13 +27,6 @@ class Request(Message, frozen=True):
     shards: int
 
 
-class Pull(Request, frozen=True):
-    """Asks for the vectors of as many ids of a table, which follow."""
-
-    table: str
-    ids: Natural
-
-
 class Push(Request, frozen=True):
     """Announces blocks of ids and gradients: of each its table, how many ids it has, and how many values.
 
@@ -45,6 +38,16 @@ class Push(Request, frozen=True):
     event_time: Millis
     completed_at: bytes
     blocks: tuple[tuple[str, Natural, Natural], ...]
+
+
+class Pull(Request, frozen=True):
+    """Asks for the vectors of as many ids of each table, which follow; first, `push` is to be applied.
+
+    The ids of the push come before those that are asked for.
+    """
+
+    tables: tuple[tuple[str, Natural], ...]
+    push: Push | None = None
 
 
 class PushDone(Message, frozen=True):

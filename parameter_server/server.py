@@ -1,13 +1,14 @@
 """Arrow Flight in front of a shard: decodes, bounds and counts requests, and names what is wrong with one.
 
-Knows no table: the shard does. Pull is DoExchange, push is DoPut, delta is DoGet, the rest are actions.
+Knows no table: the shard does. Pull is DoExchange, with a push before it or without; a push alone is DoPut,
+delta is DoGet, the rest are actions.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ from parameter_server import messages, metrics, wire
 from parameter_server.actions import Actions, Keeper, column
 from parameter_server.errors import InvalidRequest, TrimmedError
 from parameter_server.security import read_credentials, warn_if_open
-from parameter_server.shard import Shard
+from parameter_server.shard import PushReply, Shard
 from parameter_server.stream import DeltaStream
+from schema.records import U64
 
 _MEBIBYTE: Final = 1 << 20
 BUSY: Final = b"busy"
@@ -92,46 +94,52 @@ class ShardServer(flight.FlightServerBase):
         super().__init__(f"{credentials.scheme}://{host}:{port}", **credentials.server_options())
 
     def do_exchange(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """A pull: ids in, vectors out. What is counted is counted while the answer travels."""
+        """A pull: ids in, vectors out; and if it has a push, that first: gradients in, PushDone out.
+
+        What is counted is counted while the answer travels.
+        """
         with self._slots:
             with _request("pull"):
                 request = self._decode(descriptor.command, messages.Pull)
                 chunk = self._read(reader)
-                if chunk.data is not None:
-                    names = ", ".join(chunk.data.schema.names)
-                    raise InvalidRequest(f"columns: {names}; legal is none, since ids are metadata")
-                ids = wire.decode_ids(chunk.app_metadata, request.ids)
-                self._check_size(4 * len(ids) * self._dims.get(request.table, 0))
-                (vectors,) = self._shard.pull([(request.table, ids)])
+                names, counts = zip(*request.tables, strict=True) if request.tables else ((), ())
+                blocks, ids = _parts(request.push, chunk, counts)
+                self._check_answer(request.tables)
+                done = None if request.push is None else self._push(request.push, blocks)
+                vectors = self._shard.pull(list(zip(names, ids, strict=True)))
             writer.begin(wire.VALUES)
-            writer.write_batch(wire.encode_values(vectors))
+            values = wire.encode_values(wire.joined([v.reshape(-1) for v in vectors], np.float32))
+            if done is None:
+                writer.write_batch(values)
+            else:
+                writer.write_with_metadata(values, _told(done))
             metrics.PULLS.inc()
-            metrics.ROWS_PULLED.inc(len(ids))
-            metrics.BYTES.labels("in").inc(ids.nbytes)
-            metrics.BYTES.labels("out").inc(vectors.nbytes)
+            metrics.ROWS_PULLED.inc(sum(counts))
+            metrics.BYTES.labels("in").inc(_size(chunk))
+            metrics.BYTES.labels("out").inc(sum(v.nbytes for v in vectors))
 
     def do_put(self, _context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """A push: blocks of ids and gradients in, PushDone out."""
         with self._slots, _request("push"):
             header = self._decode(descriptor.command, messages.Push)
             chunk = self._read(reader)
-            if chunk.data is None:
-                raise InvalidRequest("columns: none; legal is one batch")
-            blocks = wire.decode_blocks(wire.Encoded(header.blocks, chunk.app_metadata, chunk.data))
-            pairs = {block.table: (block.ids, _matrix(block)) for block in blocks}
-            if len(pairs) < len(blocks):
-                raise InvalidRequest("table: one occurs twice; legal is each table at most once a push")
-            completed_at = column("completed_at", header.completed_at, "<i8")
-            reply = self._shard.push(
-                header.trainer, header.step, pairs, header.event_time, completed_at.tolist()
-            )
-        writer.write(pa.py_buffer(messages.encode(messages.PushDone(*reply))))
+            blocks, _ = _parts(header, chunk)
+            done = self._push(header, blocks)
+        writer.write(_told(done))
         metrics.BYTES.labels("in").inc(_size(chunk))
-        if reply.applied:
+
+    def _push(self, header: messages.Push, blocks: Sequence[wire.Block]) -> PushReply:
+        pairs = {block.table: (block.ids, _matrix(block)) for block in blocks}
+        if len(pairs) < len(blocks):
+            raise InvalidRequest("table: one occurs twice; legal is each table at most once a push")
+        times = column("completed_at", header.completed_at, "<i8").tolist()
+        done = self._shard.push(header.trainer, header.step, pairs, header.event_time, times)
+        if done.applied:
             metrics.PUSHES.inc()
             metrics.ROWS_PUSHED.inc(sum(len(block.ids) for block in blocks))
         else:
             metrics.REPEATS.inc()
+        return done
 
     def do_get(self, _context: Any, ticket: Any) -> flight.GeneratorStream:
         """A delta: a stream of chunks, made while it is read, and a trailer."""
@@ -172,12 +180,25 @@ class ShardServer(flight.FlightServerBase):
     def _decode(self, data: Any, kind: type[messages.M]) -> messages.M:
         self._check_size(memoryview(data).nbytes)
         request = messages.decode(data, kind)
+        if isinstance(request, messages.Request):
+            self._check_place(request)
+        if isinstance(request, messages.Pull) and request.push is not None:
+            self._check_place(request.push)
+        return request
+
+    def _check_place(self, request: messages.Request) -> None:
         expected = (self._shard.index, len(self._shard.config.shards))
-        if isinstance(request, messages.Request) and (request.shard, request.shards) != expected:
+        if (request.shard, request.shards) != expected:
             raise InvalidRequest(
                 f"shard: {request.shard} of {request.shards}; this server is {expected[0]} of {expected[1]}"
             )
-        return request
+
+    def _check_answer(self, wanted: Sequence[tuple[str, int]]) -> None:
+        """That all tables are there, and that the vectors fit into a message."""
+        for name, _ in wanted:
+            if name not in self._dims:
+                raise InvalidRequest(f"table: {name!r}; legal are {', '.join(self._dims)}")
+        self._check_size(sum(4 * count * self._dims[name] for name, count in wanted))
 
     def _read(self, reader: Any) -> Any:
         """The one message after the head of a request: its `app_metadata` and `data`, or None for either."""
@@ -194,6 +215,25 @@ class ShardServer(flight.FlightServerBase):
     def _check_size(self, size: int) -> None:
         if size > self._limit:
             raise InvalidRequest(f"message: {size} bytes; legal is at most {self._limit} (max_message_mb)")
+
+
+def _parts(
+    push: messages.Push | None, chunk: Any, asked: Sequence[int] = ()
+) -> tuple[list[wire.Block], list[U64]]:
+    """The blocks of `push` in a message, and behind their ids as many as `asked` says, each time."""
+    ids, values = chunk.app_metadata, chunk.data
+    if push is not None:
+        if values is None:
+            raise InvalidRequest("columns: none; legal is one batch")
+        return wire.decode_blocks(wire.Encoded(push.blocks, ids, values), asked)
+    if values is not None:
+        names = ", ".join(values.schema.names)
+        raise InvalidRequest(f"columns: {names}; legal is none, since ids are metadata")
+    return [], wire.cut(wire.decode_ids(ids, sum(asked)), asked)
+
+
+def _told(done: PushReply) -> pa.Buffer:
+    return pa.py_buffer(messages.encode(messages.PushDone(*done)))
 
 
 def _size(chunk: Any) -> int:

@@ -1,12 +1,14 @@
 """What travels over Flight: ids as bytes beside a message, values and deltas as Arrow record batches.
 
 Shared by server and client; knows neither. A pull is ids in and one column of values out, a push both at
-once; values and deltas travel typed and without a copy. Every column and schema less is time off each call.
+once, and a pull may have a push with it; values and deltas travel typed and without a copy. Every column and
+schema less is time off each call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -94,39 +96,50 @@ def decode_values(batch: pa.RecordBatch) -> F32:
     return values
 
 
-def encode_blocks(blocks: Sequence[Block]) -> Encoded:
-    """All that a push has beside its header; without a copy where there is one block."""
+def encode_blocks(blocks: Sequence[Block], asked: Sequence[U64] = ()) -> Encoded:
+    """All that a push has beside its header; without a copy where there is one block.
+
+    `asked` are ids that follow those of the blocks.
+    """
     return Encoded(
         tuple((block.table, len(block.ids), len(block.values)) for block in blocks),
-        encode_ids(_joined([block.ids for block in blocks], np.uint64)),
-        encode_values(_joined([block.values for block in blocks], np.float32)),
+        encode_ids(joined([*(block.ids for block in blocks), *asked], np.uint64)),
+        encode_values(joined([block.values for block in blocks], np.float32)),
     )
 
 
-def decode_blocks(encoded: Encoded) -> list[Block]:
-    """The blocks; their values are read-only views of the message.
+def decode_blocks(encoded: Encoded, asked: Sequence[int] = ()) -> tuple[list[Block], list[U64]]:
+    """The blocks, their values read-only views of the message; and as many ids as `asked` says, each time.
 
     Raises:
         InvalidRequest: as `decode_ids` and `decode_values` do, or not so many values as `extents` say.
     """
-    ids = decode_ids(encoded.ids, sum(count for _, count, _ in encoded.extents))
+    extents = encoded.extents
+    counts = [*(count for _, count, _ in extents), *asked]
+    ids = cut(decode_ids(encoded.ids, sum(counts)), counts)
     values = decode_values(encoded.values)
-    claimed = sum(size for _, _, size in encoded.extents)
-    if claimed != len(values):
-        raise InvalidRequest(f"columns: {len(values)} values; legal is the {claimed} that the blocks claim")
-    blocks, first, start = [], 0, 0
-    for table, count, size in encoded.extents:
-        blocks.append(Block(table, ids[first : first + count], values[start : start + size]))
-        first, start = first + count, start + size
-    return blocks
+    sizes = [size for _, _, size in extents]
+    if sum(sizes) != len(values):
+        raise InvalidRequest(
+            f"columns: {len(values)} values; legal is the {sum(sizes)} that the blocks claim"
+        )
+    parts = zip(extents, ids[: len(extents)], cut(values, sizes), strict=True)
+    return [Block(table, mine, given) for (table, _, _), mine, given in parts], ids[len(extents) :]
+
+
+def cut(values: NDArray[Any], counts: Iterable[int]) -> list[NDArray[Any]]:
+    """The first so many of `values`, the next so many, and so on."""
+    ends = list(accumulate(counts))
+    return [values[start:end] for start, end in pairwise([0, *ends])]
+
+
+def joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """One behind the other; without a copy where there is one."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def _describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
-def _joined(arrays: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def _list(values: NDArray[Any], kind: Any) -> Any:

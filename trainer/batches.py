@@ -114,8 +114,11 @@ class Batcher:
         """Whether there was nothing more to be read, and all that was has been handed out."""
         return self._open is None and self._feed.caught_up
 
-    def next(self) -> RowBatch | None:
-        """The next batch, with no rows if all that came was duplicate or dead; None if none is ready yet."""
+    def next(self, before_waiting: Callable[[], None] = lambda: None) -> RowBatch | None:
+        """The next batch, with no rows if all that came was duplicate or dead; None if none is ready yet.
+
+        `before_waiting` is called before it waits for an entry that is not there yet.
+        """
         until = self._clock() + self._wait
         while not self._ready():
             left = until - self._clock()
@@ -123,7 +126,11 @@ class Batcher:
                 return None
             if self._open is not None and self._feed.caught_up:
                 left = min(left, self._closes_at - self._clock())
-            entry = self._feed.next(left, self._rows - (0 if self._open is None else self._open.rows))
+            rows = self._rows - (0 if self._open is None else self._open.rows)
+            entry = self._feed.next(0.0, rows)
+            if entry is None:
+                before_waiting()
+                entry = self._feed.next(left, rows)
             if entry is not None:
                 self._add(entry)
         batch, self._open = self._open, None

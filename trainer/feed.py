@@ -92,7 +92,7 @@ class Feed:
         deadline = self._clock() + timeout
         while self._waits_for_more():
             left = deadline - self._clock()
-            if not self._fetch(left) or left <= 0:
+            if not self._fetch(left) or (left <= 0 and self._waits_for_more()):
                 return None
         filled = [buffer for buffer in self._buffers.values() if buffer]
         oldest = min(filled, key=lambda b: (_event_time(b[0]), b[0].partition))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,20 +22,21 @@ class Lane:
 
     def __init__(self, executor: Executor | None = None) -> None:
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="lane")
-        self._push: Future[None] | None = None
+        self._push: Future[Any] | None = None
 
     def fetch(self, job: Callable[[], T]) -> Future[T]:
         """Do `job` after all that was handed in before."""
         return self._executor.submit(job)
 
-    def push(self, job: Callable[[], None]) -> None:
-        """As `fetch`, for a job without a result; waits for the last one of these: at most one is open.
+    def push(self, job: Callable[[], T]) -> Future[T]:
+        """As `fetch`, for a job that pushes; waits for the last one of these: at most one is open.
 
         Raises:
             whatever the last one has.
         """
         self.settle()
-        self._push = self._executor.submit(job)
+        self._push = pushed = self._executor.submit(job)
+        return pushed
 
     def settle(self) -> None:
         """Wait until every push has been applied.

@@ -141,7 +141,7 @@ class Trainer:
         """Read one batch if one comes, train the one before it, and do what is due; whether one came."""
         if self._roll_back_to is not None:
             raise RollBack(self._roll_back_to)
-        batch = self._batcher.next()
+        batch = self._batcher.next(before_waiting=self._pipeline.release)
         if batch is not None:
             self._pipeline.follow(batch)
             self._idle.restart()

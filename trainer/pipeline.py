@@ -1,8 +1,9 @@
 """The pipeline: a batch in, the step of the batch before it out; fetched ahead, pushed behind.
 
-With a fixed staleness: while step k computes, another thread pushes step k - 1 and then fetches the vectors
-of step k + 1, so that these always see the pushes up to k - 1 and no further. Only where the stream pauses is
-the last push waited for, and the journal says so. So a run over a backlog is a function of its samples.
+With a fixed staleness: while step k computes, another thread pushes step k - 1 and fetches the vectors of
+step k + 1, in one exchange, so that these always see the pushes up to k - 1 and no further. Only where the
+stream pauses is the last push waited for, and the journal says so. So a run over a backlog is a function of
+its samples.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from schema.records import F32, DeadLetter
@@ -27,7 +29,7 @@ from trainer.pointing import PointMaker
 from trainer.points import PointStore
 from trainer.shards import Shards
 from trainer.state import TrainerState
-from trainer.step import Computed, Fetched, Learner
+from trainer.step import Computed, Fetched, Learner, Prepared
 from trainer.ways import Ways
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,14 @@ class _Ahead:
     fetched: Future[Fetched] | None
     record: StepRecord | None
     settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """The push of a batch that has been trained, which is to go with the next fetch."""
+
+    push: Push
+    batch: RowBatch
 
 
 class Pipeline:
@@ -84,11 +94,12 @@ class Pipeline:
         self._rate, self._lock = rate, lock
         self._ahead: _Ahead | None = None
         self._held: Push | None = None
+        self._due: _Due | None = None
 
     @property
     def settled(self) -> bool:
         """Whether the next batch's vectors see every push: not where one is read ahead, or a push is held."""
-        return self._ahead is None and self._held is None
+        return self._ahead is None and self._held is None and self._due is None
 
     @property
     def undone(self) -> StepRecord | None:
@@ -102,7 +113,14 @@ class Pipeline:
     def drain(self) -> None:
         """Train what has been read, and wait until the shards have it."""
         self._finish()
+        self.release()
         self._lane.settle()
+
+    def release(self) -> None:
+        """Let the last push go now, if it still waits for the next batch's fetch to go with."""
+        due, self._due = self._due, None
+        if due is not None:
+            self._lane.push(lambda: self._push(due))
 
     def follow(self, batch: RowBatch, record: StepRecord | None = None) -> None:
         """Fetch what `batch` needs, and train the batch before it meanwhile."""
@@ -110,13 +128,21 @@ class Pipeline:
         if batch.rows:
             # here and not in the lane: two threads that both run Python mostly wait for each other
             prepared = self._learner.prepare(batch.columns())
-            fetched = self._lane.fetch(lambda: self._learner.complete(prepared))
+            fetched = self._fetch(prepared)
         ahead = _Ahead(batch, fetched, record, settled=self.settled)
         self._finish()
         self._ahead = ahead
 
+    def _fetch(self, prepared: Prepared) -> Future[Fetched]:
+        """Have `prepared` completed once the shards have the push that is due."""
+        due, self._due = self._due, None
+        if due is None:
+            return self._lane.fetch(lambda: self._pull(prepared))
+        return self._lane.push(lambda: self._exchange(due, prepared))
+
     def _finish(self) -> None:
         """Train the batch that has been read, if there is one: one round of the ranks in any case."""
+        self.release()
         held, self._held = self._held, None
         if held is not None:
             self._lane.push(lambda: self._shards.push(held))
@@ -155,7 +181,6 @@ class Pipeline:
         step = self._state.counters.step + 1 if record is None else record.step
         arrived = self._arrived() if record is None else record.arrived
         computed = self._compute(fetched, batch, step, arrived)
-        telemetry.STEP_SECONDS.labels("pull").observe(fetched.seconds)
         telemetry.STEP_SECONDS.labels("compute").observe(computed.seconds)
         if record is None:
             self._store.append(StepRecord(step, tuple(batch.runs), batch.rows, ahead.settled, arrived))
@@ -167,7 +192,8 @@ class Pipeline:
             self._learner.apply(0)
             return None
         push = Push(step, int(batch.columns().event_times().max()), computed.gradients)
-        self._lane.push(lambda: self._push(push, batch))
+        self._lane.settle()
+        self._due = _Due(push, batch)
         self._points.pushed(push)
         self._learner.apply(batch.rows)
         return computed.predictions
@@ -189,10 +215,25 @@ class Pipeline:
         computed = learner.compute(fetched, step)
         return learner.compute_retrieval(wanted, rows.result(), computed)
 
-    def _push(self, push: Push, batch: RowBatch) -> None:
-        picked = self._ways.picked(batch.columns(), _now_ms())
-        with telemetry.STEP_SECONDS.labels("push").time():
-            self._shards.push(push, pack(picked))
+    def _pull(self, prepared: Prepared) -> Fetched:
+        with telemetry.STEP_SECONDS.labels("pull").time():
+            return self._learner.complete(prepared)
+
+    def _push(self, due: _Due) -> None:
+        with self._told(due) as completed_at, telemetry.STEP_SECONDS.labels("push").time():
+            self._shards.push(due.push, completed_at)
+
+    def _exchange(self, due: _Due, prepared: Prepared) -> Fetched:
+        """`_push`, and then `_pull`."""
+        with self._told(due) as completed_at, telemetry.STEP_SECONDS.labels("exchange").time():
+            ids = prepared.batch.ids
+            return Fetched(prepared, self._shards.push_and_pull(due.push, completed_at, ids))
+
+    @contextmanager
+    def _told(self, due: _Due) -> Iterator[list[int]]:
+        """When samples of a push were complete, as shards are told; they have it at the end."""
+        picked = self._ways.picked(due.batch.columns(), _now_ms())
+        yield pack(picked)
         self._ways.published(picked, _now_ms())
 
     def _refuse(self, step: int, rows: int) -> None:

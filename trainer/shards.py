@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from parameter_server.errors import ParameterServerError
-from schema.records import I64, U64
+from schema.records import F32, I64, U64
 from trainer.errors import ShardReset
 from trainer.journal import Push
 from trainer.manifest import Manifest, ShardPlace
@@ -77,6 +77,18 @@ class Client(Puller, DenseSink, Protocol):
     ) -> Pushed:
         """Apply a step's gradients, once."""
 
+    def push_and_pull(
+        self,
+        trainer: str,
+        step: int,
+        gradients: Gradients,
+        event_time: int,
+        completed_at: Sequence[int],
+        *,
+        wanted: Mapping[str, U64],
+    ) -> tuple[Pushed, Mapping[str, F32]]:
+        """`push`, and then the vectors (n, dim) of the ids (n,) of each table of `wanted`."""
+
     def shard_state(self, shard: int) -> Standing:
         """Where `shard` stands."""
 
@@ -112,6 +124,16 @@ class Shards:
         """Push to all; see ParameterClient.push."""
         done = self._client.push(self._trainer, push.step, push.gradients, push.event_time, completed_at)
         self.check(done.epochs)
+
+    def push_and_pull(
+        self, push: Push, completed_at: Sequence[int], wanted: Mapping[str, U64]
+    ) -> Mapping[str, F32]:
+        """Push to all, then pull; see ParameterClient.push_and_pull."""
+        done, vectors = self._client.push_and_pull(
+            self._trainer, push.step, push.gradients, push.event_time, completed_at, wanted=wanted
+        )
+        self.check(done.epochs)
+        return vectors
 
     def look(self) -> int:
         """Ask every shard where it stands; the highest of our steps that any of them has."""

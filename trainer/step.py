@@ -68,7 +68,6 @@ class Fetched:
 
     prepared: Prepared
     vectors: Mapping[str, F32]
-    seconds: float
 
 
 class Learner:
@@ -120,9 +119,7 @@ class Learner:
 
     def complete(self, prepared: Prepared) -> Fetched:
         """`prepared` with its vectors, as the shards have them now. Safe beside `compute`."""
-        start = self._clock()
-        vectors = self.pull(prepared)
-        return Fetched(prepared, vectors, self._clock() - start)
+        return Fetched(prepared, self.pull(prepared))
 
     def compute(self, fetched: Fetched, step: int) -> Computed:
         """Score the rows, find the gradients, change no parameter.

@@ -19,7 +19,7 @@ POINTS_FAILED: Final = Counter("headwater_trainer_recovery_points_failed", "Reco
 RETURNS: Final = Counter("headwater_trainer_returns", "Returns to a recovery point while the trainer ran.")
 STEP_SECONDS: Final = Histogram(
     "headwater_trainer_step_seconds",
-    "Time of a step by phase.",
+    "Time of a step by phase: exchange is a push and the next step's pull, pull and push are one alone.",
     ["phase"],
     buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5, 30),
 )

@@ -102,6 +102,15 @@ def exchange(client: flight.FlightClient, options: flight.FlightCallOptions, hea
         reader.read_chunk()
 
 
+def push_and_pull(client: flight.FlightClient, options: flight.FlightCallOptions, header: bytes) -> None:
+    writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(header), options)
+    with writer:
+        writer.begin(wire.VALUES)
+        writer.write_with_metadata(ENCODED.values, ENCODED.ids)
+        writer.done_writing()
+        reader.read_chunk()
+
+
 def peak() -> int:
     """The most memory that this process, and so the shard in it, has had in use since `bounded` began."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -164,11 +173,18 @@ def test_a_head_with_more_ids_than_follow_is_refused(target: Target, claimed: in
     options = flight.FlightCallOptions(timeout=20)
     says = rf"ids: \d+ bytes for {claimed} ids; legal is 8 an id"
     with bounded(target), pytest.raises(pa.ArrowInvalid, match=says):
-        exchange(client, options, messages.encode(messages.Pull(0, 1, "embedding", claimed)))
+        exchange(client, options, messages.encode(messages.Pull(0, 1, (("embedding", claimed),))))
     for extent, message in ((("embedding", claimed, 4), says), (("embedding", IDS, claimed), str(claimed))):
-        header = messages.encode(messages.Push(0, 1, "a", 1, 0, b"", (extent,)))
+        push = messages.Push(0, 1, "a", 1, 0, b"", (extent,))
         with bounded(target), pytest.raises(pa.ArrowInvalid, match=message):
-            put(client, options, header)
+            put(client, options, messages.encode(push))
+        with bounded(target), pytest.raises(pa.ArrowInvalid, match=message):
+            push_and_pull(client, options, messages.encode(messages.Pull(0, 1, (), push)))
+    push = messages.Push(0, 1, "a", 1, 0, b"", (("embedding", IDS, VALUES),))
+    says = rf"ids: \d+ bytes for {IDS + claimed} ids"
+    header = messages.encode(messages.Pull(0, 1, (("embedding", claimed),), push))
+    with bounded(target), pytest.raises(pa.ArrowInvalid, match=says):
+        push_and_pull(client, options, header)
     client.close()
 
 

@@ -52,6 +52,14 @@ class Target:
             writer.done_writing()
             reader.read_chunk()
 
+    def push_and_pull(self, header: bytes, ids: bytes, batch: pa.RecordBatch) -> None:
+        writer, reader = self.client.do_exchange(flight.FlightDescriptor.for_command(header), OPTIONS)
+        with writer:
+            writer.begin(batch.schema)
+            writer.write_with_metadata(batch, pa.py_buffer(ids))
+            writer.done_writing()
+            reader.read_chunk()
+
     def act(self, name: str, body: bytes) -> None:
         list(self.client.do_action(flight.Action(name, body), OPTIONS))
 
@@ -100,6 +108,7 @@ HEADERS = st.one_of(
                 "event_time": 0,
                 "completed_at": b"",
                 "blocks": [],
+                "tables": [],
             }
             | {change[0]: change[1]}
         )
@@ -150,7 +159,7 @@ def pushes(draw: st.DrawFn) -> tuple[bytes, bytes, pa.RecordBatch]:
 
 
 @settings(max_examples=150)
-@given(HEADERS, IDS_OF_ANY_LENGTH, batches(), st.sampled_from(["put", "exchange"]))
+@given(HEADERS, IDS_OF_ANY_LENGTH, batches(), st.sampled_from(["put", "exchange", "push_and_pull"]))
 def test_columns_and_headers_of_any_kind(
     target: Target, header: bytes, ids: bytes, batch: pa.RecordBatch, how: str
 ) -> None:
@@ -171,10 +180,27 @@ def test_pushes_that_hang_together(target: Target, push: tuple[bytes, bytes, pa.
     survive(target, lambda: target.put(*push))
 
 
+ASKED = st.lists(
+    st.tuples(st.sampled_from(["embedding", "wide", "x"]), st.integers(0, 6) | st.just(10 << 30)), max_size=3
+)
+
+
+@settings(max_examples=150)
+@given(pushes(), ASKED, st.integers(0, 20))
+def test_pushes_with_pulls(
+    target: Target, push: tuple[bytes, bytes, pa.RecordBatch], asked: list[tuple[str, int]], following: int
+) -> None:
+    header = messages.decode(push[0], messages.Push)
+    pull = messages.encode(messages.Pull(0, 1, tuple(asked), header))
+    survive(target, lambda: target.push_and_pull(pull, push[1] + bytes(8 * following), push[2]))
+    exact = push[1] + bytes(8 * sum(count for _, count in asked if count < 10))
+    survive(target, lambda: target.push_and_pull(pull, exact, push[2]))
+
+
 @settings(max_examples=100)
 @given(st.sampled_from(["embedding", "wide", "x"]), st.integers(0, 6) | st.just(10 << 30), IDS_OF_ANY_LENGTH)
 def test_pulls_of_any_length(target: Target, table: str, count: int, ids: bytes) -> None:
-    survive(target, lambda: target.exchange(messages.encode(messages.Pull(0, 1, table, count)), ids))
+    survive(target, lambda: target.exchange(messages.encode(messages.Pull(0, 1, ((table, count),))), ids))
 
 
 CHANGING = {"restore", "checkpoint", "put_dense", "evict"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -19,9 +19,10 @@ from parameter_server.errors import InvalidRequest, ShardError, ShardUnavailable
 from parameter_server.replica import ReplicaTables
 from parameter_server.router import shard_of
 from parameter_server.server import ShardServer
-from parameter_server.shard import Shard
+from parameter_server.shard import PushReply, Shard
 from runtime.ports import free_port
 from schema.config import ParameterServerConfig, ReplicaRows, ShardConfig, TableConfig
+from schema.records import F32
 from tests.parameter_server.cases import block, config, gradients, push_header, u64
 
 IDS = u64(range(300))
@@ -108,6 +109,84 @@ def test_a_repeated_push_is_told_from_a_new_one(cluster: Cluster) -> None:
     assert cluster.client.push("a", 3, pairs, 0)[:2] == ((1, 1), (False, False))
     assert cluster.digests() == before
     assert cluster.client.shard_state(1).steps == {"a": 3}
+
+
+PAIRS = {"embedding": (IDS, np.ones((300, 4), np.float32)), "wide": (IDS[:7], np.ones((7, 9), np.float32))}
+
+
+def test_a_push_and_pull_equals_a_push_and_then_a_pull(cluster: Cluster) -> None:
+    alone = Shard(config(), 0)
+    rng = np.random.default_rng(0)
+    for step in range(5):
+        ids = rng.integers(0, 400, 100, dtype=np.uint64)
+        mixed = rng.integers(0, 500, 90, dtype=np.uint64)
+        by_shard = mixed[np.argsort(shard_of(mixed, 2), kind="stable")][: 30 * (step % 3)]
+        wanted = {"embedding": mixed, "wide": by_shard}
+        pairs = {"embedding": (ids, gradients(rng, 100)), "wide": (ids[:7], gradients(rng, 7, 9))}
+        done, vectors = cluster.client.push_and_pull("a", step, pairs, step, [step], wanted=wanted)
+        alone.push("a", step, pairs, step)
+        assert (done.clocks, done.applied) == ((step + 1,) * 2, (True, True))
+        assert done.epochs == tuple(shard.epoch for shard in cluster.shards)
+        for table, ids in wanted.items():
+            assert np.array_equal(vectors[table], alone.pull([(table, ids)])[0])
+    for shard in range(2):
+        assert [t.completed_at.tolist() for t in cluster.client.delta(shard, None).traces] == [
+            [step] for step in range(5)
+        ]
+
+
+def test_a_repeated_push_and_pull_pulls_and_pushes_nothing(cluster: Cluster) -> None:
+    _, first = cluster.client.push_and_pull("a", 3, PAIRS, 0, [], wanted={"embedding": IDS})
+    before = cluster.digests()
+    done, again = cluster.client.push_and_pull("a", 3, PAIRS, 0, [], wanted={"embedding": IDS})
+    assert done[:2] == ((1, 1), (False, False))
+    assert np.array_equal(first["embedding"], again["embedding"])
+    assert cluster.digests() == before
+
+
+@pytest.mark.parametrize("larger", ["the request", "the answer"])
+def test_what_one_message_does_not_hold_goes_in_several(cluster: Cluster, larger: str) -> None:
+    many = np.arange(60_000 if larger == "the answer" else 110_000, dtype=np.uint64)
+    few = many[:80_000]
+    pushed_ids = IDS if larger == "the answer" else few
+    pairs = {"embedding": (pushed_ids, np.ones((len(pushed_ids), 4), np.float32))}
+    wanted = {"wide" if larger == "the answer" else "embedding": many}
+    done, vectors = cluster.client.push_and_pull("a", 0, pairs, 0, [], wanted=wanted)
+    assert done.applied == (True, True)
+    alone = Shard(config(), 0)
+    alone.push("a", 0, pairs, 0)
+    for table, found in vectors.items():
+        assert np.array_equal(found, alone.pull([(table, many)])[0])
+
+
+def test_an_answer_that_is_lost_after_the_push_is_asked_for_again(cluster: Cluster) -> None:
+    pull, lost = cluster.shards[1].pull, iter([True])
+
+    def losing(wanted: Sequence[tuple[str, np.ndarray]]) -> list[F32]:
+        if next(lost, False):
+            raise flight.FlightUnavailableError("the shard went away")
+        return pull(wanted)
+
+    cluster.shards[1].pull = losing  # type: ignore[method-assign]
+    done, vectors = cluster.client.push_and_pull("a", 1, PAIRS, 0, [], wanted={"embedding": IDS})
+    assert done[:2] == ((1, 1), (True, False)), "once each, whoever was told of it"
+    assert np.array_equal(vectors["embedding"], cluster.client.pull("embedding", IDS))
+
+
+def test_a_shard_that_fails_leaves_the_step_of_the_other_and_both_can_be_asked_again(
+    cluster: Cluster,
+) -> None:
+    push = cluster.shards[0].push
+
+    def broken(*_: object) -> PushReply:
+        raise RuntimeError("out of luck")
+
+    cluster.shards[0].push = broken  # type: ignore[method-assign]
+    with pytest.raises(ShardError, match="out of luck"):
+        cluster.client.push_and_pull("a", 1, PAIRS, 0, [], wanted={"embedding": IDS})
+    cluster.shards[0].push = push  # type: ignore[method-assign]
+    done, _ = cluster.client.push_and_pull("a", 1, PAIRS, 0, [], wanted={"embedding": IDS})
+    assert done[:2] == ((1, 1), (True, False))
 
 
 def test_every_shard_is_told_of_every_step(cluster: Cluster) -> None:
@@ -224,6 +303,20 @@ class Raw:
             writer.done_writing()
             return replies.read()
 
+    def push_and_pull(
+        self, block: wire.Block, push: bytes, tables: Sequence[tuple[str, int]], following: int = 0
+    ) -> object:
+        """A pull of `tables` behind the header `push` and `block`, with `following` ids."""
+        encoded = wire.encode_blocks([block], [u64(range(following))])
+        head = messages.Pull(0, 2, tuple(tables), messages.decode(push, messages.Push))
+        descriptor = flight.FlightDescriptor.for_command(messages.encode(head))
+        writer, reader = self._client.do_exchange(descriptor, self._options)
+        with writer:
+            writer.begin(wire.VALUES)
+            writer.write_with_metadata(encoded.values, encoded.ids)
+            writer.done_writing()
+            return reader.read_chunk()
+
     def pull(self, header: bytes, ids: pa.Buffer | None, batch: pa.RecordBatch | None = None) -> object:
         writer, reader = self._client.do_exchange(flight.FlightDescriptor.for_command(header), self._options)
         with writer:
@@ -244,7 +337,7 @@ class Raw:
 
 BLOCK = block("embedding", 2, 8)
 PUSH = push_header(BLOCK, shards=2)
-PULL = messages.encode(messages.Pull(0, 2, "embedding", 2))
+PULL = messages.encode(messages.Pull(0, 2, (("embedding", 2),)))
 TWO = wire.encode_ids(u64([1, 2]))
 STRANGE = pa.RecordBatch.from_pydict({"ids": [1, 2]})
 
@@ -256,7 +349,7 @@ def pushed(*blocks: wire.Block) -> Callable[[Raw], object]:
 
 def pulled(table: str, ids: int) -> Callable[[Raw], object]:
     """A pull of so many ids."""
-    header = messages.encode(messages.Pull(0, 2, table, ids))
+    header = messages.encode(messages.Pull(0, 2, ((table, ids),)))
     return lambda raw: raw.pull(header, wire.encode_ids(u64(range(ids))))
 
 
@@ -288,9 +381,26 @@ def pulled(table: str, ids: int) -> Callable[[Raw], object]:
         (lambda r: r.pull(PULL, None, STRANGE), "columns: ids; legal is none, since ids are metadata"),
         (lambda r: r.pull(PULL, wire.encode_ids(u64([1]))), "ids: 8 bytes for 2 ids; legal is 8 an id"),
         (pulled("nowhere", 1), "table: 'nowhere'"),
+        (lambda r: r.push_and_pull(BLOCK, PUSH, [("nowhere", 1)], 1), "table: 'nowhere'"),
+        (lambda r: r.push_and_pull(BLOCK, PUSH, [("wide", 2)], 1), "ids: 24 bytes for 4 ids"),
+        (lambda r: r.push_and_pull(BLOCK, PUSH, [("wide", 40_000)], 40_000), "message: 1440000 bytes"),
+        (
+            lambda r: r.push_and_pull(BLOCK, push_header(BLOCK, shard=1, shards=2), [("wide", 1)], 1),
+            "shard: 1 of 2; this .* 0 of 2",
+        ),
+        (
+            lambda r: r.push_and_pull(block("embedding", 2, 10), PUSH, [("wide", 1)], 1),
+            "10 values; legal is the 8",
+        ),
+        (
+            lambda r: r.pull(
+                messages.encode(messages.Pull(0, 2, (), messages.decode(PUSH, messages.Push))), TWO
+            ),
+            "columns: none; legal is one batch",
+        ),
         (pulled("wide", 40_000), r"message: 1440000 bytes; legal is at most"),
         (pulled("wide", 200_000), r"message: 1600000 bytes; legal is at most"),
-        (lambda r: r.pull(messages.encode(messages.Pull(0, 3, "wide", 2)), TWO), "shard: 0 of 3"),
+        (lambda r: r.pull(messages.encode(messages.Pull(0, 3, (("wide", 2),))), TWO), "shard: 0 of 3"),
         (lambda r: r.act("explode", b""), "action: 'explode'; legal are state, stats"),
         (lambda r: r.act("digest", b"\x80"), "Digest: "),
         (
@@ -332,6 +442,8 @@ def test_a_client_that_expects_another_width_says_so(cluster: Cluster) -> None:
     with ParameterClient(msgspec.structs.replace(cluster.config, tables=tables)) as client:
         with pytest.raises(ShardError, match=r"legal is 5 an id: the configurations differ"):
             client.pull("embedding", IDS)
+        with pytest.raises(ShardError, match=r"ids of table embedding; legal is 5 an id"):
+            client.push_and_pull("a", 0, {}, 0, [], wanted={"embedding": IDS})
         with pytest.raises(
             InvalidRequest, match=r"gradients: float32 \(\d+, 5\); legal is float32 \(\d+, 4\)"
         ):
@@ -358,6 +470,7 @@ def test_a_shard_that_does_not_answer_is_given_up_on() -> None:
             for call in (
                 lambda: client.pull("embedding", IDS),
                 lambda: client.push("a", 0, {}, 0),
+                lambda: client.push_and_pull("a", 0, {}, 0, [], wanted={"embedding": IDS}),
                 lambda: client.delta(0, None),
                 lambda: client.health(0),
             ):

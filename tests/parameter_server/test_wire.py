@@ -30,15 +30,24 @@ BLOCK = Block("a", u64([1, 2]), FLOATS)
     ],
 )
 def test_blocks_survive_the_round_trip(blocks: list[Block]) -> None:
-    back = wire.decode_blocks(wire.encode_blocks(blocks))
+    back, _ = wire.decode_blocks(wire.encode_blocks(blocks))
     assert [(b.table, b.ids.tolist(), b.values.tolist()) for b in back] == [
         (b.table, b.ids.tolist(), b.values.tolist()) for b in blocks
     ]
     assert all((b.ids.dtype, b.values.dtype) == (np.uint64, np.float32) for b in back)
 
 
+def test_ids_that_are_asked_for_follow_those_of_the_blocks() -> None:
+    encoded = wire.encode_blocks([BLOCK], [u64([7, 8, 9]), u64([]), u64([5])])
+    (back,), asked = wire.decode_blocks(encoded, [3, 0, 1])
+    assert back.ids.tolist() == BLOCK.ids.tolist()
+    assert [ids.tolist() for ids in asked] == [[7, 8, 9], [], [5]]
+    with pytest.raises(InvalidRequest, match="ids: 48 bytes for 5 ids; legal is 8 an id"):
+        wire.decode_blocks(encoded, [3])
+
+
 def test_the_values_of_one_block_travel_without_a_copy() -> None:
-    (back,) = wire.decode_blocks(wire.encode_blocks([BLOCK]))
+    ((back,), _) = wire.decode_blocks(wire.encode_blocks([BLOCK]))
     assert np.shares_memory(back.values, FLOATS)
 
 

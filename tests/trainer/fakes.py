@@ -260,6 +260,19 @@ class FakeServer:
         self._killer.point()
         return Done(tuple(s.epoch for s in self.table))
 
+    def push_and_pull(
+        self,
+        trainer: str,
+        step: int,
+        gradients: Gradients,
+        event_time: int,
+        completed_at: Sequence[int],
+        *,
+        wanted: Mapping[str, U64],
+    ) -> tuple[Done, dict[str, F32]]:
+        done = self.push(trainer, step, gradients, event_time, completed_at)
+        return done, {table: self.pull(table, ids) for table, ids in wanted.items()}
+
     def checkpoint(self, shard: int, name: str) -> FakeShard:
         self._killer.point()
         self.table[shard].named[name] = self.table[shard].copy()

@@ -62,6 +62,16 @@ def test_sorted_partitions_come_out_sorted_and_whole(lists, ahead):
         assert positions == sorted(set(positions))
 
 
+def test_what_is_there_is_had_without_waiting():
+    feed = feed_of({0: [[1], [2], [3]], 1: [[2]]}, ahead=1)
+    feed.start({})
+    entries = []
+    for _ in range(10):
+        entry = feed.next(0.0)
+        entries += [] if entry is None else [entry]
+    assert times(entries) == [1, 2, 2, 3]
+
+
 def test_starts_within_an_envelope():
     feed = feed_of({0: [[1, 2, 3]], 1: []})
     feed.start({0: Position(0, 2)})

@@ -247,6 +247,71 @@ def test_a_step_sees_every_push_but_the_last(make_world):
     assert pushed_at_pull == [0, 0, 1, 2, 3, 4]
 
 
+def watched_calls(it: World) -> list[tuple[str, int]]:
+    """What the server is asked, and the clock of its shards then, as it goes on."""
+    calls: list[tuple[str, int]] = []
+
+    def watch(name: str) -> None:
+        asked = getattr(it.server, name)
+
+        def noting(*args: Any, **more: Any) -> Any:
+            calls.append((name, it.server.table[0].clock))
+            return asked(*args, **more)
+
+        setattr(it.server, name, noting)
+
+    for name in ("pull", "push", "push_and_pull"):
+        watch(name)
+    return calls
+
+
+def test_a_push_goes_with_the_fetch_that_is_to_see_it(make_world):
+    it = make_world({0: envelopes([block(i) for i in range(6)], 1), 1: []}, batch_rows=3)
+    trainer = it.start()
+    calls = watched_calls(it)
+    while trainer.advance():
+        pass
+    exchange = [("push_and_pull", 0), ("push", 0), ("pull", 1)]
+    assert calls[:5] == [("pull", 0), ("pull", 0), *exchange]
+    assert [name for name, _ in calls].count("push_and_pull") == 4
+    assert calls[-1] == ("push", 5), "the last has nothing to go with"
+
+
+def test_a_push_does_not_wait_for_samples_that_are_not_there_yet(make_world):
+    it = make_world({0: envelopes([block(i) for i in range(2)], 1), 1: []}, batch_rows=3)
+    trainer = it.start()
+    calls = watched_calls(it)
+    for _ in range(2):
+        assert trainer.advance()
+    assert calls == [("pull", 0), ("pull", 0)]
+    more = it.log.get
+    first: list[list[tuple[str, int]]] = []
+
+    def waiting(timeout: float) -> Any:
+        if timeout > 0:
+            first.append(list(calls))
+        return more(timeout)
+
+    it.log.get = waiting
+    trainer.advance()
+    assert first[0] == [("pull", 0), ("pull", 0), ("push", 0)]
+
+
+def test_a_shard_that_came_back_is_noticed_by_an_exchange(make_world):
+    it = make_world(
+        {0: envelopes([block(i) for i in range(6)], 6), 1: []}, batch_rows=3, recovery_seconds=1000
+    )
+    trainer = it.start()
+    for _ in range(2):
+        assert trainer.advance()
+    it.server.table[1].become(it.server.table[1].named["point-trainer-0-00000001"])
+    with pytest.raises(ShardReset, match="shard 1 came back in epoch 2"):
+        trainer.advance()
+    again = it.to_the_end()
+    assert again.report()[0]["restarts_recovered"] == 2
+    assert again.report()[0]["samples_trained"] == 18
+
+
 def test_unusable_messages_become_dead_letters(make_world):
     it = make_world(stream(0))
     report = it.to_the_end().report()[0]
