@@ -44,7 +44,8 @@ def _asking(locality: int) -> Any:
 
 
 prefetch: Final[Any] = _asking(_NEAREST)
-"""prefetch(array, index) asks for the cache line of `array[index]` of a 1-D array; it never faults."""
+"""prefetch(array, index) asks for the cache line of an element of a contiguous array, of whatever dimensions,
+counted from the first; it never faults."""
 
 prefetch_second: Final[Any] = _asking(_SECOND)
 """As `prefetch`, but into the second-level cache only, which has room for more lines on their way."""

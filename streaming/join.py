@@ -291,6 +291,8 @@ class Join:
 
     def _settle(self, requests: Sequence[Request]) -> None:
         """Put away those that have closed, and of which all that was emitted has arrived."""
+        if not requests:
+            return
         self._store.put_closed(requests)
         for request in requests:
             self.requests.drop(request)

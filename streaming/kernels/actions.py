@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.compiled import BOOL, I64, U8, VOID, inlined, kernel, made, taken
-from streaming.kernels.table import CHAIN, LAST, OWES, PARTS, ROWS, UNTIL, place_of
+from runtime.prefetch import GROUP, prefetch
+from streaming.kernels.table import CHAIN, COLUMNS, ID_BYTES, LAST, OWES, PARTS, ROWS, UNTIL, place_of
 from streaming.kernels.wire import BAD, BEAT, MILLIS, array, hash_of, number, real, same, text
 
 START: Final = 0
@@ -23,9 +24,10 @@ ID_SIZE: Final = 5
 ITEM: Final = 6
 BITS: Final = 7
 TIME: Final = 8
-FIELDS: Final = 9
+HASHED: Final = 9
+FIELDS: Final = 10
 """Of an action: where it lies in the body, its user and the place of its record, where its request id lies,
-the item, the tasks that it makes positive, and its event time."""
+the item, the tasks that it makes positive, its event time, and the hash of its request id."""
 
 LEAST_BYTES: Final = 14
 """An action takes at least as many bytes."""
@@ -51,6 +53,7 @@ IGNORE: Final = 3
 
 _NONE: Final = np.int64(-1)
 _ONE: Final = np.uint64(1)
+_IN_GROUP: Final = np.uint64(GROUP - 1)
 _BATCH: Final = 3
 
 
@@ -141,6 +144,24 @@ def _owe(slot: Any, offset: Any, totals: Any, slots: Any, owed: Any) -> None:
     slots[slot, OWES] += 1
 
 
+@inlined
+def _look_ahead(
+    body: Any, actions: Any, begin: Any, end: Any, index: Any, slots: Any, ids: Any, items: Any
+) -> None:
+    """Hash the request ids of some actions, and ask for what lies where these lead."""
+    mask = np.uint64(len(index)) - _ONE
+    for nth in range(begin, end):
+        hashed = hash_of(body, np.uint64(actions[nth, ID_AT]), np.uint64(actions[nth, ID_SIZE]))
+        actions[nth, HASHED] = np.int64(hashed)
+        prefetch(index, hashed & mask)
+    for nth in range(begin, end):
+        slot = np.int64(index[np.uint64(actions[nth, HASHED]) & mask])
+        if slot >= 0:
+            prefetch(slots, slot * COLUMNS)
+            prefetch(ids, slot * ID_BYTES)
+            prefetch(items, slot * items.shape[1])
+
+
 @kernel(VOID(taken(U8, 1), made(I64, 2), made(I64, 1), I64, I64, I64, *PARTS), allocates=False)
 def match(
     body: Any, actions: Any, totals: Any, offset: Any, limit: Any, tasks: Any,
@@ -151,14 +172,16 @@ def match(
     Those of an event time past `limit`, and those that need more, are moved to the front of `actions`.
     """
     newest, doubled, ignored, odd = _NONE, 0, 0, np.uint64(0)
-    for nth in range(np.uint64(totals[COUNT])):
+    count = np.uint64(totals[COUNT])
+    for nth in range(count):
         row = actions[nth]
+        if not nth & _IN_GROUP:
+            _look_ahead(body, actions, nth, min(nth + np.uint64(GROUP), count), index, slots, ids, items)
         result = UNKNOWN
         if row[TIME] <= limit:
             newest = max(newest, row[TIME])
             start, size = np.uint64(row[ID_AT]), np.uint64(row[ID_SIZE])
-            hashed = np.int64(hash_of(body, start, size))
-            place = place_of(body, start, size, hashed, index, slots, ids)
+            place = place_of(body, start, size, row[HASHED], index, slots, ids)
             slot = np.uint64(max(index[place], 0))
             if not row[BITS]:
                 result = IGNORE
