@@ -6,7 +6,7 @@ lifted out, and goes on as a `Request`. Knows the table and the messages; who ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ class Register:
         self._values: dict[int, bytes] = {}
         self._left: dict[int, int] = {}
         self._lifted: dict[int, Request] = {}
+        self._written: dict[int, bytes] = {}
         self._due = np.empty((_LEAST, 2), np.int64)
         self._due_slots = np.empty(_LEAST, np.int64)
         self._size = np.zeros(1, np.int64)
@@ -152,19 +153,19 @@ class Register:
         return request
 
     def facts(self, slots: Sequence[int]) -> tuple[list[bytes], NDArray[np.int64], NDArray[np.uint64]]:
-        """What blocks of closed requests are written from: logs, `kernels.blocks` facts, positive pairs."""
+        """What blocks of closed requests are written from: logs, `kernels.blocks` facts, positive pairs.
+
+        To be asked before they are `delivered`.
+        """
         chosen = np.array(slots, np.int64)
         facts = self._slots.slots[chosen]
-        return (
-            self._logs_of(facts),
-            np.ascontiguousarray(facts[:, table.LOG_SIZE : table.COMPLETED + 1]),
-            self._slots.hits[chosen],
-        )
-
-    def _logs_of(self, facts: NDArray[np.int64]) -> list[bytes]:
-        values = self._values
         places: list[list[int]] = facts[:, table.START : table.OFFSET + 1].tolist()
-        return [values[offset][start : start + size] for start, size, offset in places]
+        values = self._values
+        packed = [values[offset][start : start + size] for start, size, offset in places]
+        # the store is given the same bytes once the blocks have arrived
+        self._written.update(zip(slots, packed, strict=True))
+        told = np.ascontiguousarray(facts[:, table.LOG_SIZE : table.COMPLETED + 1])
+        return packed, told, self._slots.hits[chosen]
 
     def delivered(self, slots: Sequence[int]) -> tuple[list[Request], list[Entry], Gone]:
         """The blocks of these have arrived.
@@ -182,7 +183,6 @@ class Register:
 
     def _settled(self, slots: Sequence[int]) -> tuple[list[Entry], Gone]:
         kept, chosen = self._slots, np.array(slots, np.int64)
-        packed = self._logs_of(kept.slots[chosen])
         room = len(slots) * (2 * table.ID_BYTES + found.STATE_BYTES + 2 * 8 * kept.hits.shape[1])
         if len(self._out) < room:
             self._out = np.empty(2 * room, np.uint8)
@@ -198,11 +198,13 @@ class Register:
             self._release(offset, several)
         self._count -= len(slots)
         kept.give_back(slots)
-        return _entries(self._out[: said[-1, found.STATE_END]].tobytes(), said, packed), gone
+        logs = map(self._written.pop, slots)
+        return _entries(self._out[: said[-1, found.STATE_END]].tobytes(), said, logs), gone
 
     def _free(self, slot: int, offset: int) -> None:
         self._slots.slots[slot, table.TICKET] = 0
         self._slots.give_back([slot])
+        self._written.pop(slot, None)
         self._count -= 1
         self._release(offset, 1)
 
@@ -221,11 +223,11 @@ class Register:
             self._closed = np.empty((found.CLOSED, more), np.int64)
 
 
-def _entries(out: bytes, said: NDArray[np.int64], packed: Sequence[bytes]) -> list[Entry]:
+def _entries(out: bytes, said: NDArray[np.int64], logs: Iterable[bytes]) -> list[Entry]:
     """What `kernels.register.settle` has written, piece by piece."""
     entries, at = [], 0
     rows: list[list[int]] = said.tolist()
-    for (log_end, key_end, end), log in zip(rows, packed, strict=True):
+    for (log_end, key_end, end), log in zip(rows, logs, strict=True):
         entries.append((out[at:log_end], log, out[log_end:key_end], out[key_end:end]))
         at = end
     return entries

@@ -214,11 +214,12 @@ class RocksStore:
 
     def _write(self, entries: dict[bytes, bytes | None]) -> None:
         batch = WriteBatch(raw_mode=True)
+        put = batch.put
         for key, value in entries.items():
             if value is None:
                 batch.delete(key)
             else:
-                batch.put(key, value)
+                put(key, value)
         self._db.write(batch, self._how)
 
     def _persist(self) -> None:

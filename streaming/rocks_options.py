@@ -10,6 +10,7 @@ from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, Writ
 _BLOOM_BITS: Final = 10
 _CACHE_BYTES: Final = 16 << 20
 _BUFFER_BYTES: Final = 16 << 20
+_BLOOM_SHARE: Final = 0.02
 
 
 def no_log() -> WriteOptions:
@@ -35,6 +36,9 @@ def _options() -> Options:
     table.set_block_cache(Cache(_CACHE_BYTES))
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(_BUFFER_BYTES)
+    # most ids that are asked for are new: they need not be looked for in what was not written to disk yet
+    options.set_memtable_whole_key_filtering(True)
+    options.set_memtable_prefix_bloom_ratio(_BLOOM_SHARE)
     options.set_max_write_buffer_number(3)
     options.set_keep_log_file_num(2)
     options.set_paranoid_checks(True)

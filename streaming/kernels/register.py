@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from runtime.compiled import I64, U8, U64, VOID, inlined, kernel, made, taken
+from runtime.prefetch import prefetch
 from streaming.kernels import logs as found
 from streaming.kernels import table
 from streaming.kernels.wire import put_binary, put_bytes, put_number
@@ -239,6 +240,10 @@ def settle(
     follow each other. `spare` and `offsets` are as for `table.leave`. `counts` (2,): the runs and offsets.
     """
     at, owes, run = np.uint64(0), np.uint64(0), np.int64(-1)
+    for k in range(np.uint64(len(chosen))):
+        prefetch(slots, chosen[k] * table.COLUMNS)
+        prefetch(ids, chosen[k] * table.ID_BYTES)
+        prefetch(hits, chosen[k] * hits.shape[1])
     for k in range(np.uint64(len(chosen))):
         slot = np.uint64(chosen[k])
         facts = slots[slot]

@@ -122,7 +122,9 @@ class Table:
     def deliver(self, request_ids):
         """Of closed ones, none of which was lifted out."""
         ones = [self.closed.pop(request_id) for request_id in request_ids]
-        lifted, entries, gone = self.register.delivered([self.register.find(r) for r in request_ids])
+        slots = [self.register.find(request_id) for request_id in request_ids]
+        self.register.facts(slots)
+        lifted, entries, gone = self.register.delivered(slots)
         assert not lifted
         assert entries == [entry_of(one) for one in ones]
         assert sorted(gone.actions) == sorted(offset for one in ones for offset in one.owed)
@@ -141,6 +143,7 @@ class Table:
         assert not self.register._values
         assert not self.register._left
         assert not self.register._lifted
+        assert not self.register._written
         assert (self.slots.index < 0).all()
         assert sorted(self.slots._free) == list(range(len(self.slots.slots)))
 
@@ -222,6 +225,7 @@ def test_one_that_is_lifted_out_after_its_close_comes_back_with_its_block():
     after = [part.tolist() if isinstance(part, np.ndarray) else part for part in table.register.facts([slot])]
     assert after == before, "its block says what was known at its close"
     table.enter(6, feature_log("c", 1100))
+    facts(table, "b")
     lifted, entries, gone = table.register.delivered([slot, table.register.find("b")])
     assert lifted == [request]
     assert [entry[0] for entry in entries] == [b"lb"]
