@@ -26,8 +26,6 @@ from schema.records import F32, I64, U64
 
 _DENSE_SHARD: Final = 0
 _MEBIBYTE: Final = 1 << 20
-_FLOAT_BYTES: Final = 4
-_ID_BYTES: Final = 8
 
 M = TypeVar("M", bound=messages.Message)
 
@@ -96,9 +94,9 @@ class ParameterClient:
         Read-only where one message has them all: its memory is handed on without a copy.
         """
         dim = self._dim(table)
-        _check("ids", ids, np.uint64, (len(ids),))
-        most = max(1, self._limit // (_FLOAT_BYTES * dim + _ID_BYTES))
-        jobs = [(shard, part) for shard, where in split(ids, self.shards) for part in _parts(where, most)]
+        most = max(1, self._limit // (wire.FLOAT_BYTES * dim + wire.ID_BYTES))
+        places = enumerate(self._where(table, ids))
+        jobs = [(shard, part) for shard, where in places for part in _parts(where, most)]
         if self.shards == 1 and len(jobs) == 1:
             return self._tables[0].pull(table, ids)
         out = np.empty((len(ids), dim), np.float32)

@@ -6,7 +6,7 @@ Knows neither the other shards nor which ids belong here: the client does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pyarrow import flight
 
@@ -14,9 +14,6 @@ from parameter_server import messages, wire
 from parameter_server.connection import ShardConnection
 from parameter_server.errors import ShardError
 from schema.records import F32, U64
-
-_FLOAT_BYTES: Final = 4
-_ID_BYTES: Final = 8
 
 
 class Stamp(NamedTuple):
@@ -107,7 +104,7 @@ class ShardTables:
         ids = sum(len(block.ids) for block in blocks) + sum(map(len, asked.values()))
         values = sum(len(block.values) for block in blocks)
         vectors = sum(len(ids) * self._dims[table] for table, ids in asked.items())
-        return max(_ID_BYTES * ids + _FLOAT_BYTES * values, _FLOAT_BYTES * vectors)
+        return max(wire.ID_BYTES * ids + wire.FLOAT_BYTES * values, wire.FLOAT_BYTES * vectors)
 
     def _header(self, stamp: Stamp, encoded: wire.Encoded) -> messages.Push:
         trainer, step, event_time, completed_at = stamp

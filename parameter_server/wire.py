@@ -20,6 +20,8 @@ from parameter_server.delta import Chunk, Delta, Span, Trace
 from parameter_server.errors import DeltaError, InvalidRequest
 from schema.records import F32, U64
 
+FLOAT_BYTES: Final = 4
+ID_BYTES: Final = 8
 _U64_LIST: Final = pa.large_list(pa.uint64())
 _F32_LIST: Final = pa.large_list(pa.float32())
 VALUES: Final = pa.schema({"values": pa.float32()})
