@@ -15,7 +15,7 @@ from streaming.kernels import table
 from streaming.kernels.actions import match, parse
 from streaming.request import Request
 from streaming.rules import Rules
-from streaming.slots import Slots, joined
+from streaming.slots import Slots
 
 _ROWS_AT_MOST: Final = 64
 _TASKS_AT_MOST: Final = 63
@@ -109,14 +109,8 @@ class Gathering:
         if not requests:
             return
         chosen = [request.slot for request in requests]
-        said, owed = self._slots.leave(chosen)
-        begin = 0
-        for request, (last, owes, *hits) in zip(requests, said, strict=True):
-            request.hits = joined(hits)
-            request.last_action = last - 1
-            if owes:
-                request.owe_all(owed[begin : begin + owes])
-                begin += owes
+        for request, told in zip(requests, self._slots.leave(chosen), strict=True):
+            request.hear(*told)
             request.slot = -1
         self._slots.give_back(chosen)
 

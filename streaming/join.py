@@ -104,13 +104,15 @@ class Join:
 
     def open_sheaf(self, sheaf: Sheaf, offset: int) -> list[int]:
         """As `open`, of a message that was read at once."""
+        if not self._may_be_plain(sheaf, offset):
+            return self.open(sheaf.seen(), offset)
         names = sheaf.names()
-        if self._may_be_plain(sheaf, offset) and not self._store.knows_any(names, parked=bool(self.parked)):
-            entered = self.requests.enter(sheaf, offset, names, self.waiting)
-            rest = sheaf.seen(entered) if np.count_nonzero(entered) < sheaf.logs else ()
-        else:
-            rest = sheaf.seen()
-        return self.open(rest, offset) if rest else []
+        if self._store.knows_any(names, parked=bool(self.parked)):
+            return self.open(sheaf.seen(), offset)
+        entered = self.requests.enter(sheaf, offset, names, self.waiting)
+        if np.count_nonzero(entered) == sheaf.logs:
+            return []
+        return self.open(sheaf.seen(entered), offset)
 
     def act(self, arrival: Arrival) -> None:
         """An action came: it makes a label, waits, or ends in `rejected` or `released`."""

@@ -188,7 +188,8 @@ class Partition:
         sheaf = told.sheaf
         if sheaf is not None and sheaf.newest <= message.timestamp + FUTURE_MS and not self._sampler.by_score:
             self._counts.feature_logs += sheaf.logs
-            for first in self.join.open_sheaf(sheaf, offset):
+            # a message of heartbeats alone has nothing to be looked up
+            for first in self.join.open_sheaf(sheaf, offset) if sheaf.logs else ():
                 self._ledger.doubled(first, offset)
             return sheaf.newest
         sound, newest = self._timely(told.sound, message)

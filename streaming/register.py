@@ -21,7 +21,7 @@ from streaming.late import Entry
 from streaming.logs import Sheaf
 from streaming.request import Request
 from streaming.rules import Rules
-from streaming.slots import Slots, grown, joined
+from streaming.slots import Slots, grown
 
 _LEAST: Final = 256
 
@@ -139,10 +139,8 @@ class Register:
         name = kept.ids[slot * table.ID_BYTES :][: facts[table.SIZE]].tobytes().decode()
         items = kept.items[slot, : facts[table.ROWS]].tobytes()
         request = Request(Brief(name, facts[table.TIME], items), packed, offset, facts[table.NTH])
-        ((last, _, *hits),), owed = kept.leave([slot])
-        request.hits, request.last_action = joined(hits), last - 1
-        if owed:
-            request.owe_all(owed)
+        (told,) = kept.leave([slot])
+        request.hear(*told)
         if facts[table.UNTIL] < 0:
             request.open = request.due = False
             request.spoken = cells.every(len(request), self._tasks)

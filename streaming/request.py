@@ -111,6 +111,12 @@ class Request:
             cells.to_bytes(self.spoken),
         )
 
+    def hear(self, hits: int, last_action: int, owed: list[int]) -> None:
+        """What actions have made of it while it lay in a slot, and whose messages it owes."""
+        self.hits, self.last_action = hits, last_action
+        if owed:
+            self.owe_all(owed)
+
     def owe(self, action_offset: int) -> None:
         """The message of an action that is acknowledged with this request."""
         self.owe_all([action_offset])

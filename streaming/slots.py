@@ -6,7 +6,7 @@ Owns them, and knows which slots are free; what lies in a slot is its user's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,14 @@ _WIDER_BY: Final = 8
 _PLACES_A_SLOT: Final = 4
 _CELLS: Final = 64
 """Pairs in a word of hits."""
+
+
+class Told(NamedTuple):
+    """What actions have made of a request: its positive pairs, the last one's offset, and those it owes."""
+
+    hits: int
+    last_action: int
+    owed: list[int]
 
 
 class Slots:
@@ -39,7 +47,7 @@ class Slots:
         self.items = np.zeros((_SLOTS, _WIDER_BY), np.int64)
         self.hits = self._blank_hits()
         self.owed = np.empty((0, 2), np.int64)
-        self._offsets = np.empty(0, np.int64)
+        self.offsets = np.empty(0, np.int64)
 
     def take(self, count: int, rows: int) -> list[int]:
         """So many free slots, for requests of up to `rows` rows."""
@@ -52,33 +60,23 @@ class Slots:
         """These are free again, and not in the index."""
         self._free.extend(slots)
 
-    def hits_of(self, slot: int) -> int:
-        """The positive pairs of a slot."""
-        return joined(self.hits[slot].tolist())
-
-    def leave(self, chosen: Sequence[int]) -> tuple[list[list[int]], list[int]]:
-        """Take these out of the index, with what actions have made of them; they are not free yet.
-
-        Returns:
-            Of each the offset of the last action and one, how many it owes, and the words of its hits; and
-            the offsets of the actions owed, one slot's behind the other's.
-        """
+    def leave(self, chosen: Sequence[int]) -> list[Told]:
+        """Take these out of the index, with what actions have made of each; they are not free yet."""
         said = np.empty((len(chosen), table.SAID + self.hits.shape[1]), np.uint64)
         count = table.leave(
             np.array(chosen, np.int64), self.index, self.slots, self.hits, self.owed, self.spare, said,
-            self._offsets,
+            self.offsets,
         )  # fmt: skip
-        return said.tolist(), self.unchained(count)
-
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """Room for the offsets of all actions owed."""
-        return self._offsets
+        owed, begin, heard = self.unchained(count), 0, []
+        for last, owes, *words in said.tolist():
+            heard.append(Told(_joined(words), last - 1, owed[begin : begin + owes]))
+            begin += owes
+        return heard
 
     def unchained(self, count: int) -> list[int]:
         """The first of `offsets`: so many actions are owed no more."""
         self._nodes_left += count
-        owed: list[int] = self._offsets[:count].tolist()
+        owed: list[int] = self.offsets[:count].tolist()
         return owed
 
     def chained(self, count: int) -> None:
@@ -96,7 +94,7 @@ class Slots:
         fresh[:, 1] = np.arange(size + 1, more + 1)
         fresh[-1, 1] = self.spare[0]
         self.owed = np.concatenate([self.owed, fresh])
-        self._offsets = np.empty(more, np.int64)
+        self.offsets = np.empty(more, np.int64)
         self.spare[0] = size
         self._nodes_left += more - size
 
@@ -126,7 +124,7 @@ class Slots:
         return np.zeros((rows, -(-wide * self._tasks // _CELLS)), np.uint64)
 
 
-def joined(words: Sequence[int]) -> int:
+def _joined(words: Sequence[int]) -> int:
     """The integer of which these are 64 bits each, the lowest first."""
     return words[0] if len(words) == 1 else sum(word << _CELLS * at for at, word in enumerate(words))
 

@@ -262,10 +262,5 @@ def settle(
         runs[np.uint64(run), GONE] += 1
         runs[np.uint64(run), GONE_LAST] = max(runs[np.uint64(run), GONE_LAST], facts[table.LAST])
         facts[table.TICKET] = 0
-        node = facts[table.CHAIN]
-        while node >= 0:
-            place = np.uint64(node)
-            offsets[owes], node = owed[place, 0], owed[place, 1]
-            owed[place, 1], spare[0] = spare[0], place
-            owes += _ONE
+        owes = table.unchain(slot, owes, slots, owed, spare, offsets)
     counts[0], counts[1] = run + 1, owes

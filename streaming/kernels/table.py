@@ -153,6 +153,18 @@ def clear(slot: Any, index: Any, slots: Any) -> None:
     index[hole] = FREE
 
 
+@inlined
+def unchain(slot: Any, at: Any, slots: Any, owed: Any, spare: Any, offsets: Any) -> Any:
+    """Take the chain of a slot out of `owed`, into `offsets` from `at`; the place after it."""
+    node = slots[slot, CHAIN]
+    while node >= 0:
+        place = np.uint64(node)
+        offsets[at], node = owed[place, 0], owed[place, 1]
+        owed[place, 1], spare[0] = spare[0], place
+        at += _ONE
+    return at
+
+
 @kernel(
     I64(taken(I64, 1), _INDEX, _SLOTS, _HITS, _OWED, made(I64, 1), made(U64, 2), made(I64, 1)),
     allocates=False,
@@ -175,12 +187,7 @@ def leave(
         said[k, 0], said[k, 1] = slots[slot, LAST] + 1, slots[slot, OWES]
         for word in range(np.uint64(hits.shape[1])):
             said[k, np.uint64(SAID) + word] = hits[slot, word]
-        node = slots[slot, CHAIN]
-        while node >= 0:
-            place = np.uint64(node)
-            offsets[at], node = owed[place, 0], owed[place, 1]
-            owed[place, 1], spare[0] = spare[0], place
-            at += _ONE
+        at = unchain(slot, at, slots, owed, spare, offsets)
     return np.int64(at)
 
 
