@@ -10,11 +10,11 @@ no version byte can be mistaken for, so that any client can send one.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from isal import isal_zlib
 
 from schema.errors import InvalidMessage
 from schema.records import (
@@ -75,7 +75,7 @@ def sealed(*body: bytes | memoryview) -> bytes:
     """The envelope of a `body` of these parts, one behind the other."""
     checksum = 0
     for part in body:
-        checksum = zlib.crc32(part, checksum)
+        checksum = isal_zlib.crc32(part, checksum)
     return b"".join((b"%c%b" % (VERSION, checksum.to_bytes(4, "little")), *body))
 
 
@@ -97,7 +97,7 @@ def envelope_body(data: bytes | None) -> memoryview:
     if len(data) < _HEADER:
         raise InvalidMessage("truncated", f"{len(data)} bytes; an envelope has at least {_HEADER}")
     body = memoryview(data)[_HEADER:]
-    if zlib.crc32(body) != int.from_bytes(data[1:_HEADER], "little"):
+    if isal_zlib.crc32(body) != int.from_bytes(data[1:_HEADER], "little"):
         raise InvalidMessage(
             "checksum", f"the {len(body)} bytes after the header do not match their checksum"
         )

@@ -34,6 +34,8 @@ _CLOSED_KEPT: Final = 20_000
 _RETRY_SECONDS: Final = 2.0
 _RETRY_STORE_MS: Final = 15_000
 _CLOSE_SECONDS: Final = 5.0
+_SETTLE_MS: Final = 250
+"""A past that takes longer to read is not waited for."""
 
 
 class Holding:
@@ -68,6 +70,7 @@ class Holding:
         self._closed = False
         self._disk: RocksStore | None = None
         self._retry_at: int | None = None
+        self._settled_by = steady_ms() + _SETTLE_MS
         self._behind_until = steady_ms() + round(config.streaming.late_wait_seconds * 1000)
         store: LateStore = MemoryStore(_CLOSED_KEPT)
         if config.streaming.late_horizon_seconds > 0:
@@ -97,6 +100,12 @@ class Holding:
     def to_retry(self) -> bool:
         """Whether it does without its disk, and it is time to try again."""
         return self._retry_at is not None and steady_ms() >= self._retry_at
+
+    async def settle(self) -> None:
+        """Wait a little for its past: requests that come before that is known are opened one by one."""
+        left = self._settled_by - steady_ms()
+        if left > 0 and not self._past.done():
+            await asyncio.wait([self._past], timeout=left / 1000)
 
     def tick(self) -> None:
         """Call often: lets event time go on, writes what was put off, ends waits that took too long."""

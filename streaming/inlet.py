@@ -1,7 +1,8 @@
 """Messages of one partition that were fetched and not joined yet: the topic that is behind goes first.
 
 After an outage the actions, which are small, would be read far ahead of their feature logs, and each would
-wait, in memory or on disk, for the log that makes it count. Pure; knows no Kafka.
+wait, in memory or on disk, for the log that makes it count. So they begin after these, and stop where these
+have come to. Pure; knows no Kafka.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Inlet:
         self._lead = lead
         self._messages: tuple[list[Any], list[Any]] = ([], [])
         self._since: int | None = None
+        self._pace = 0.0
+        self._taken: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._messages))
@@ -47,21 +50,34 @@ class Inlet:
         """The messages to join next, None if there are none, or if they had better wait for a fetch.
 
         Args:
-            more: whether Kafka has messages of a topic that were not fetched yet.
+            more: whether Kafka may have messages of a topic that were not fetched yet.
             now: a steady clock, ms.
         """
         full = [side for side in Side if self._messages[side]]
         if not full or (len(full) == 1 and self._waits(full[0], more, now)):
             return None
         side = min(full, key=self._reached)
-        chunk = self._messages[side][:_CHUNK]
-        del self._messages[side][:_CHUNK]
+        count = self._up_to_the_logs() if side is Side.ACTIONS and len(full) > 1 else _CHUNK
+        chunk = self._messages[side][:count]
+        del self._messages[side][:count]
+        if side is Side.ACTIONS:
+            self._taken = (self._reached(side), len(chunk))
         return side, chunk
+
+    def _up_to_the_logs(self) -> int:
+        """How many messages of actions come before the last feature log, if they go on as the last ones did."""
+        reached = self._reached(Side.ACTIONS)
+        if self._taken is not None and self._taken[0] >= 0:
+            self._pace = (reached - self._taken[0]) / self._taken[1]
+        room = self._reached(Side.FEATURES) - reached
+        return _CHUNK if room >= _CHUNK * self._pace else max(1, int(room / self._pace))
 
     def _waits(self, side: Side, more: Callable[[Side], bool], now: int) -> bool:
         """Whether the only topic that has messages is ahead, and the other one is to be expected."""
         other = Side(1 - side)
-        if self._reached(side) <= self._reached(other) + self._lead or not more(other):
+        begins = side is Side.ACTIONS and self._clock.reached(other) is None
+        ahead = begins or self._reached(side) > self._reached(other) + self._lead
+        if not (ahead and more(other)):
             return False
         if self._since is None:
             self._since = now

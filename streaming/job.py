@@ -130,6 +130,7 @@ class Job:
             if holding is not None and await self._begins_right(holding, side, place, records[0].offset):
                 holding.inlet.add(side, records)
         for holding in self.holdings:
+            await holding.settle()
             await self._work_off(holding)
         self.rounds += not any(len(holding.inlet) for holding in self.holdings)
 

@@ -238,7 +238,7 @@ class Join:
         self.requests.add(request)
         if self.open_requests > self._open_limit and request.packed is not None:
             self._store.put_log(request.request_id, request.packed)
-            request.packed, request.stored = None, True
+            request.packed = None
             self._counts.spilled += 1
         if not self.held:
             self._begin(request)

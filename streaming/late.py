@@ -41,11 +41,8 @@ class Group(msgspec.Struct, frozen=True, array_like=True, gc=False):
     arrivals: tuple[Arrival, ...]
 
 
-Entry = tuple[bytes, bytes, bytes, bytes]
-"""A closed request as bytes: the key of its feature log, that, the key of its state, and that as MessagePack.
-
-A key is the id behind a byte that says of what.
-"""
+Entry = tuple[bytes, bytes]
+"""A closed request as bytes: the key of its state (its id behind a byte that says so), and that as MessagePack."""
 
 
 class Place(NamedTuple):
@@ -71,16 +68,16 @@ class LateStore(Protocol):
         """Whether there may be a `state` of any request of these ids, or, with `parked`, a `group`."""
 
     def log(self, request_id: str) -> bytes | None:
-        """Its feature log, packed, None if it is not kept."""
+        """What was given to `put_log`, None if nothing was."""
 
     def put_state(self, request_id: str, state: State) -> None:
-        """Keep what was emitted of a request."""
+        """Keep what was emitted of a request, in place of what was kept before."""
 
     def put_log(self, request_id: str, packed: bytes) -> None:
-        """Keep a feature log."""
+        """Keep the feature log of a request that is open."""
 
     def put_closed(self, requests: Sequence[Request]) -> None:
-        """Keep closed requests: what was emitted of each, and its feature log where that is not `stored`."""
+        """Keep the states of closed requests."""
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """As `put_closed`, of requests that are bytes already."""
@@ -108,7 +105,7 @@ def find_closed(store: LateStore, request_id: str) -> Request | None:
         LateStoreError: the store cannot be read.
     """
     state = store.state(request_id)
-    packed = None if state is None else store.log(request_id)
+    packed = None if state is None else state.log or store.log(request_id)
     return None if state is None or packed is None else Request.closed(unpacked(packed), packed, state)
 
 
@@ -159,15 +156,12 @@ class MemoryStore:
     def put_closed(self, requests: Sequence[Request]) -> None:
         """As the interface."""
         for request in requests:
-            if request.packed is not None and not request.stored:
-                self.put_log(request.request_id, request.packed)
             self.put_state(request.request_id, request.state())
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """As the interface."""
-        for log_key, packed, state_key, state in entries:
-            self.put_log(log_key[1:].decode(), packed)
-            self.put_state(state_key[1:].decode(), _state_of(state))
+        for key, state in entries:
+            self.put_state(key[1:].decode(), _state_of(state))
 
     def group(self, request_id: str) -> Group | None:
         """As the interface."""

@@ -67,14 +67,14 @@ class Offsets:
         return int(committed or (await self._app.consumer.earliest_offsets(place))[place])
 
     def more(self, place: TP) -> bool:
-        """Whether Kafka has told of messages that were not handed out yet."""
+        """Whether Kafka has told of messages that were not handed out yet, or has told nothing so far."""
         client = self._app.consumer._thread._ensure_consumer()  # type: ignore[attr-defined]  # noqa: SLF001
         subscription = client._subscription.subscription  # noqa: SLF001
         assignment = None if subscription is None else subscription.assignment
         state = assignment.state_value(place) if assignment is not None else None
-        if state is None or not state.has_valid_position or state.highwater is None:
+        if state is None:
             return False
-        return bool(state.position < state.highwater)
+        return bool(state.highwater is None or not state.has_valid_position or state.position < state.highwater)
 
     def unread(self, read: Mapping[TP, int]) -> dict[tuple[str, int], int]:
         """How many messages lie beyond those read; nothing is said of a topic that was not begun."""

@@ -76,9 +76,8 @@ def absorb_logs(store: LateStore, sampler: Sampler, offset: int, logs: Iterable[
             state = State(offset, index, head.event_time)
         elif (state.offset, state.index) != (offset, index):
             continue
-        state.mean = mean
+        state.mean, state.log = mean, packed
         store.put_state(head.request_id, state)
-        store.put_log(head.request_id, packed)
 
 
 def orphans(

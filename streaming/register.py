@@ -181,7 +181,7 @@ class Register:
 
     def _settled(self, slots: Sequence[int]) -> tuple[list[Entry], Gone]:
         kept, chosen = self._slots, np.array(slots, np.int64)
-        room = len(slots) * (2 * table.ID_BYTES + found.STATE_BYTES + 2 * 8 * kept.hits.shape[1])
+        room = len(slots) * (table.ID_BYTES + 1 + found.STATE_BYTES + 2 * 8 * kept.hits.shape[1])
         if len(self._out) < room:
             self._out = np.empty(2 * room, np.uint8)
         said = np.empty((len(slots), found.SETTLED), np.int64)
@@ -197,7 +197,7 @@ class Register:
         self._count -= len(slots)
         kept.give_back(slots)
         logs = map(self._written.pop, slots)
-        return _entries(self._out[: said[-1, found.STATE_END]].tobytes(), said, logs), gone
+        return _entries(self._out[: said[-1, found.HEAD_END]].tobytes(), said, logs), gone
 
     def _free(self, slot: int, offset: int) -> None:
         self._slots.slots[slot, table.TICKET] = 0
@@ -225,7 +225,7 @@ def _entries(out: bytes, said: NDArray[np.int64], logs: Iterable[bytes]) -> list
     """What `kernels.register.settle` has written, piece by piece."""
     entries, at = [], 0
     rows: list[list[int]] = said.tolist()
-    for (log_end, key_end, end), log in zip(rows, logs, strict=True):
-        entries.append((out[at:log_end], log, out[log_end:key_end], out[key_end:end]))
+    for (key_end, end), log in zip(rows, logs, strict=True):
+        entries.append((out[at:key_end], out[key_end:end] + log))
         at = end
     return entries

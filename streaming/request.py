@@ -15,7 +15,8 @@ class State(msgspec.Struct, array_like=True, gc=False):
     """What has been emitted of a request whose feature log lies at (offset, index).
 
     `hits`: the positive pairs. `spoken`: the pairs emitted, whatever the label; a row that has none was
-    dropped by sampling, or is still due. Both as `cells.to_bytes`. `mean`: see `sampling`.
+    dropped by sampling, or is still due. Both as `cells.to_bytes`. `mean`: see `sampling`. `log`: the feature
+    log, packed; empty where that is kept by itself, or still to be read again.
     """
 
     offset: int
@@ -24,6 +25,7 @@ class State(msgspec.Struct, array_like=True, gc=False):
     mean: float = 0.0
     hits: bytes = b""
     spoken: bytes = b""
+    log: bytes = b""
 
     def add(self, hits: int, spoken: int) -> None:
         """These pairs were emitted, too."""
@@ -34,7 +36,7 @@ class State(msgspec.Struct, array_like=True, gc=False):
 class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
-    `packed` is its feature log; None where that is on disk alone. `stored`: it is on disk. `parked`: actions
+    `packed` is its feature log; None where that is on disk alone. `parked`: actions
     of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
     that of an earlier owner may have. `slot`: where it lies in `Gathering`, -1 for nowhere; as long as it
     does, that has its hits, its last action and whose messages it owes.
@@ -58,7 +60,6 @@ class Request:
         "request_id",
         "slot",
         "spoken",
-        "stored",
     )
 
     def __init__(self, head: Head | Brief, packed: bytes | None, offset: int, index: int) -> None:
@@ -80,13 +81,11 @@ class Request:
         self.due = True
         self.owes_log = True
         self.parked = False
-        self.stored = False
 
     @classmethod
     def closed(cls, head: Head, packed: bytes, state: State) -> Request:
         """The request as it was put away."""
         request = cls(head, packed, state.offset, state.index)
-        request.stored = True
         request.resume(state)
         request.mean = state.mean
         request.open = request.due = request.owes_log = False
@@ -109,6 +108,7 @@ class Request:
             self.mean,
             cells.to_bytes(self.hits),
             cells.to_bytes(self.spoken),
+            self.packed or b"",
         )
 
     def hear(self, hits: int, last_action: int, owed: list[int]) -> None:

@@ -15,20 +15,20 @@ from typing import Any, Final
 import msgspec
 from rocksdict import WriteBatch
 
-from streaming.kernels.register import LOG_KEY, STATE_KEY
+from streaming.kernels.register import STATE_KEY
 from streaming.late import Entry, Group, LateStoreError, Place
 from streaming.request import Request, State
 from streaming.rocks_options import no_log, opened
 
 _MARK: Final = b"m"
 _STATE: Final = bytes([STATE_KEY])
-_LOG: Final = bytes([LOG_KEY])
+_LOG: Final = b"l"
 _GROUP: Final = b"a"
 _PLACE: Final = b"o"
 _PENDING: Final = 512
 _PENDING_AT_MOST: Final = 8192
 _PERSIST_MS: Final = 10_000
-_VERSION: Final = 2
+_VERSION: Final = 3
 _ELSEWHERE: Final = object()
 
 
@@ -130,18 +130,12 @@ class RocksStore:
         """As `late.LateStore`."""
         pending, encode = self._pending, self._encode
         for request in requests:
-            name = request.request_id.encode()
-            if request.packed is not None and not request.stored:
-                pending[_LOG + name] = request.packed
-            pending[_STATE + name] = encode(request.state())
+            pending[_STATE + request.request_id.encode()] = encode(request.state())
         self._hand_over_some()
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """As `late.LateStore`."""
-        pending = self._pending
-        for log_key, packed, state_key, state in entries:
-            pending[log_key] = packed
-            pending[state_key] = state
+        self._pending.update(entries)
         self._hand_over_some()
 
     def group(self, request_id: str) -> Group | None:

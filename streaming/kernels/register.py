@@ -34,12 +34,10 @@ CLOSED: Final = 5
 """Of requests that close: their slots, the offsets of their logs, their rows, when their windows ended, and
 the places of their logs in their messages."""
 
-LOG_KEY_END: Final = 0
-STATE_KEY_END: Final = 1
-STATE_END: Final = 2
-SETTLED: Final = 3
-"""Of a request that is put away, in what was written: where the key of its log ends, that of its state, and
-its state."""
+KEY_END: Final = 0
+HEAD_END: Final = 1
+SETTLED: Final = 2
+"""Of a request that is put away, in what was written: where its key ends, and its state, but for its log."""
 
 GONE_OFFSET: Final = 0
 GONE: Final = 1
@@ -48,12 +46,11 @@ RUN: Final = 3
 """Of requests of one message that are put away: its offset, how many they are, and the latest of the offsets
 of their last actions."""
 
-LOG_KEY: Final = ord("l")
 STATE_KEY: Final = ord("s")
-"""What the key of either begins with, before the id."""
+"""What the key begins with, before the id."""
 
 STATE_BYTES: Final = 64
-"""A state takes at most so many bytes beside those of its two sets."""
+"""A state takes at most so many bytes beside those of its two sets and its log."""
 
 _DUE: Final = (made(I64, 2), made(I64, 1), made(I64, 1))
 _ONE: Final = np.uint64(1)
@@ -61,7 +58,7 @@ _EIGHT: Final = np.uint64(8)
 _THREE: Final = np.uint64(3)
 _SEVEN: Final = np.uint64(7)
 _BYTE: Final = np.uint64(0xFF)
-_STATE: Final = 0x96
+_STATE: Final = 0x97
 _FLOAT: Final = 0xCB
 
 
@@ -203,14 +200,8 @@ def _put_set(out: Any, at: Any, words: Any, slot: Any, cells: Any, every: Any) -
 
 
 @inlined
-def _put_key(out: Any, at: Any, kind: Any, ids: Any, slot: Any, size: Any) -> Any:
-    out[at] = kind
-    return put_bytes(out, at + _ONE, ids, slot * np.uint64(table.ID_BYTES), size)
-
-
-@inlined
 def _put_state(out: Any, at: Any, facts: Any, hits: Any, slot: Any, cells: Any) -> Any:
-    """A `request.State` as MessagePack, of which every pair was spoken for."""
+    """A `request.State` as MessagePack, of which every pair was spoken for, up to the bytes of its log."""
     out[at] = _STATE
     at = put_number(out, at + _ONE, facts[table.OFFSET])
     at = put_number(out, at, facts[table.NTH])
@@ -219,7 +210,8 @@ def _put_state(out: Any, at: Any, facts: Any, hits: Any, slot: Any, cells: Any) 
     for i in range(_ONE, _ONE + _EIGHT):
         out[at + i] = 0
     at = _put_set(out, at + _ONE + _EIGHT, hits, slot, cells, False)
-    return _put_set(out, at, hits, slot, cells, True)
+    at = _put_set(out, at, hits, slot, cells, True)
+    return put_binary(out, at, np.uint64(facts[table.LOG_SIZE]))
 
 
 @kernel(
@@ -235,8 +227,8 @@ def settle(
 ) -> None:  # fmt: skip
     """Take the requests in the slots `chosen` (k,), whose every pair was spoken for, out of the table.
 
-    `out` takes the key of the log of each, the key of its state and its state, one behind the other, and is
-    large enough; `said` (k, SETTLED) says where they end. `runs` (k, RUN) are those of one message that
+    `out` takes the key of each and its state, one behind the other, and is large enough; `said` (k, SETTLED)
+    says where they end. `runs` (k, RUN) are those of one message that
     follow each other. `spare` and `offsets` are as for `table.leave`. `counts` (2,): the runs and offsets.
     """
     at, owes, run = np.uint64(0), np.uint64(0), np.int64(-1)
@@ -249,12 +241,11 @@ def settle(
         facts = slots[slot]
         table.clear(slot, index, slots)
         size = np.uint64(facts[table.SIZE])
-        at = _put_key(out, at, LOG_KEY, ids, slot, size)
-        said[k, LOG_KEY_END] = at
-        at = _put_key(out, at, STATE_KEY, ids, slot, size)
-        said[k, STATE_KEY_END] = at
+        out[at] = STATE_KEY
+        at = put_bytes(out, at + _ONE, ids, slot * np.uint64(table.ID_BYTES), size)
+        said[k, KEY_END] = at
         at = _put_state(out, at, facts, hits, slot, np.uint64(facts[table.ROWS]) * tasks)
-        said[k, STATE_END] = at
+        said[k, HEAD_END] = at
         if run < 0 or runs[np.uint64(run), GONE_OFFSET] != facts[table.OFFSET]:
             run += 1
             runs[np.uint64(run), GONE_OFFSET] = facts[table.OFFSET]

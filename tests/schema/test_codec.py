@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_records_of_another_topic_are_refused() -> None:
 def test_a_record_with_fields_of_a_later_version_is_read() -> None:
     """Fields are appended, so an older reader leaves out what it does not know."""
     encoded = msgspec.msgpack.encode([[3, 7, [["r", 1, "click", 5, 1.0, "new"]], "new"]])
-    message = b"%c%b%b" % (codec.VERSION, codec.zlib.crc32(encoded).to_bytes(4, "little"), encoded)
+    message = b"%c%b%b" % (codec.VERSION, zlib.crc32(encoded).to_bytes(4, "little"), encoded)
     assert codec.USER_ACTIONS.decode(message) == [ActionBatch(7, (Action("r", 1, "click", 5, 1.0),))]
 
 
@@ -105,7 +106,7 @@ def test_a_block_of_an_earlier_version_is_read(block: SampleBlock, fields: int) 
     later = ("scores", "retract", "late_offset", "propensities")[fields - 16 :]
     defaults = {"scores": b"", "retract": b"", "late_offset": -1, "propensities": b""}
     old = msgspec.msgpack.encode([msgspec.msgpack.decode(msgspec.msgpack.encode(block))[:fields]])
-    message = b"%c%b%b" % (codec.VERSION, codec.zlib.crc32(old).to_bytes(4, "little"), old)
+    message = b"%c%b%b" % (codec.VERSION, zlib.crc32(old).to_bytes(4, "little"), old)
     (read,) = codec.TRAINING_SAMPLES.decode(message)
     assert read == msgspec.structs.replace(block, **{name: defaults[name] for name in later})
 

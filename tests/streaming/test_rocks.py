@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from streaming.heads import pack, unpack
-from streaming.late import FIRST, Group, LateStoreError, MemoryStore, Place
-from streaming.request import State
+from streaming.late import FIRST, Group, LateStoreError, MemoryStore, Place, find_closed
+from streaming.request import Request, State
 from streaming.rocks import RocksStore, destroy
 from streaming.waiting import Arrival
 from tests.polling import wait_until
@@ -52,17 +52,38 @@ def test_a_reader_sees_its_own_writes_at_once_and_a_twins_once_flushed(tmp_path)
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_requests_that_are_bytes_are_kept_as_those_that_are_objects(tmp_path, on_disk):
     store = RocksStore(tmp_path / "late", 3600) if on_disk else MemoryStore(10)
-    packed = pack(feature_log("r", 5000))
+    kept = msgspec.structs.replace(STATE, log=pack(feature_log("r", 5000)))
     assert not store.knows_any([b"r", b"s"], parked=True)
-    store.put_entries([(b"lr", packed, b"sr", msgspec.msgpack.encode(STATE))])
-    assert store.states(["r", "s"]) == [STATE, None]
-    assert store.log("r") == packed
+    store.put_entries([(b"sr", msgspec.msgpack.encode(kept))])
+    assert store.states(["r", "s"]) == [kept, None]
     for flushed in (False, True):
         if flushed:
             store.flush()
         assert store.knows_any([b"s", b"r"], parked=False)
         assert not store.knows_any([b"s", b"R"], parked=False)
         assert not store.knows_any([], parked=True)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("spilled", [False, True])
+def test_a_closed_request_is_found_with_its_log_wherever_that_is_kept(tmp_path, on_disk, spilled):
+    store = RocksStore(tmp_path / "late", 3600) if on_disk else MemoryStore(10)
+    log = feature_log("r", 5000)
+    request = Request(unpack(pack(log)), pack(log), 7, 2)
+    if spilled:
+        store.put_log("r", pack(log))
+        request.packed = None
+    request.hits, request.spoken = 0b1, 0b11
+    store.put_closed([request])
+    again = find_closed(store, "r")
+    assert (again.packed, again.hits, again.spoken, again.open) == (pack(log), 0b1, 0b11, False)
+    again.hits = 0b11
+    store.put_closed([again])
+    assert find_closed(store, "r").packed == pack(log)
+    assert find_closed(store, "r").hits == 0b11
+    assert find_closed(store, "other") is None
+    store.put_state("early", STATE)
+    assert find_closed(store, "early") is None, "its log is still to be read again"
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
@@ -162,5 +183,5 @@ def test_a_store_of_another_version_is_made_anew(tmp_path):
     store._put(b"m", store._encode([7, 1, 0.5, 1]))
     store.flush()
     store.close()
-    with pytest.raises(LateStoreError, match="version 1; legal is 2"):
+    with pytest.raises(LateStoreError, match="version 1; legal is 3"):
         RocksStore(tmp_path / "late", 3600)
