@@ -65,7 +65,7 @@ class Inlet:
         return side, chunk
 
     def _up_to_the_logs(self) -> int:
-        """How many messages of actions come before the last feature log, if they go on as the last ones did."""
+        """How many messages of actions come before the last feature log, going by those before them."""
         reached = self._reached(Side.ACTIONS)
         if self._taken is not None and self._taken[0] >= 0:
             self._pace = (reached - self._taken[0]) / self._taken[1]

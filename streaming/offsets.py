@@ -74,7 +74,8 @@ class Offsets:
         state = assignment.state_value(place) if assignment is not None else None
         if state is None:
             return False
-        return bool(state.highwater is None or not state.has_valid_position or state.position < state.highwater)
+        told = state.has_valid_position and state.highwater is not None
+        return not told or bool(state.position < state.highwater)
 
     def unread(self, read: Mapping[TP, int]) -> dict[tuple[str, int], int]:
         """How many messages lie beyond those read; nothing is said of a topic that was not begun."""

@@ -8,6 +8,7 @@ from streaming.inlet import PATIENCE_MS, Inlet
 from streaming.watermark import Side, Watermark
 
 LEAD = 50
+CHUNK = 32
 
 
 def inlet(features: int | None, actions: int | None) -> Inlet:
@@ -54,6 +55,38 @@ def test_the_topic_ahead_waits_for_a_fetch_of_the_other(features, actions, waits
     under_test = inlet(features, actions)
     under_test.add(Side.ACTIONS, ["action"])
     assert (under_test.take(more, 0) is None) == waits
+
+
+def test_actions_begin_after_feature_logs_if_there_may_be_any():
+    under_test = inlet(None, None)
+    under_test.add(Side.ACTIONS, ["action"])
+    assert under_test.take(more, 0) is None
+    under_test.add(Side.FEATURES, ["log"])
+    assert under_test.take(more, 0) == (Side.FEATURES, ["log"])
+    assert under_test.take(nothing_more, 0) == (Side.ACTIONS, ["action"])
+
+
+def test_feature_logs_do_not_wait_for_the_first_action():
+    under_test = inlet(None, None)
+    under_test.add(Side.FEATURES, ["log"])
+    assert under_test.take(more, 0) == (Side.FEATURES, ["log"])
+
+
+@pytest.mark.parametrize("pace", [0, 1, 7, 40, 1000])
+def test_actions_stop_where_the_feature_logs_have_come_to(pace):
+    clock = Watermark(LEAD, 1000, 0)
+    clock.observe(Side.FEATURES, 1000, 0)
+    clock.observe(Side.ACTIONS, 0, 0)
+    under_test = Inlet(clock, LEAD)
+    under_test.add(Side.FEATURES, ["log"])
+    under_test.add(Side.ACTIONS, list(range(300)))
+    read = 0
+    while (some := under_test.take(more, 0)) is not None and some[0] is Side.ACTIONS:
+        assert some[1] == list(range(read, read + len(some[1]))), "in order, and none is left out"
+        read += len(some[1])
+        clock.observe(Side.ACTIONS, read * pace, 0)
+        assert read * pace <= 1000 + pace or read <= CHUNK, "the pace is not known before the first ones came"
+    assert some == (Side.FEATURES, ["log"]) or read == 300
 
 
 def test_nothing_waits_for_a_topic_that_was_read_to_its_end():

@@ -1,10 +1,11 @@
-"""Committed offsets: asked for until Kafka answers."""
+"""Committed offsets are asked for until Kafka answers; and what it may have beyond what was read."""
 
 from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
 
+import pytest
 from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
 
@@ -64,3 +65,24 @@ def test_what_was_asked_before_partitions_changed_hands_is_asked_again():
 
     assert asyncio.run(ask_and_forget()) == 7
     assert consumer.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("position", "highwater", "more"),
+    [(5, 9, True), (9, 9, False), (0, 0, False), (5, None, True), (None, None, True)],
+)
+def test_there_may_be_more_until_kafka_has_told_otherwise(position, highwater, more):
+    state = SimpleNamespace(position=position, has_valid_position=position is not None, highwater=highwater)
+    assert of_client({PLACE: state}).more(PLACE) is more
+
+
+def test_of_a_place_that_is_not_this_workers_there_is_no_more():
+    assert of_client({}).more(PLACE) is False
+
+
+def of_client(states):
+    """Offsets whose client has these states of what it reads."""
+    assignment = SimpleNamespace(state_value=states.get)
+    subscription = SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
+    thread = SimpleNamespace(_ensure_consumer=lambda: SimpleNamespace(_subscription=subscription))
+    return Offsets(SimpleNamespace(consumer=SimpleNamespace(_thread=thread)))
