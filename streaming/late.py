@@ -42,7 +42,7 @@ class Group(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 Entry = tuple[bytes, bytes]
-"""A closed request as bytes: the key of its state (its id behind a byte that says so), and that as MessagePack."""
+"""A closed request as bytes: the key of its state, which is a byte and its id, and that as MessagePack."""
 
 
 class Place(NamedTuple):

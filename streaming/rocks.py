@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,8 +24,9 @@ _STATE: Final = bytes([STATE_KEY])
 _LOG: Final = b"l"
 _GROUP: Final = b"a"
 _PLACE: Final = b"o"
-_PENDING: Final = 512
-_PENDING_AT_MOST: Final = 8192
+_PENDING: Final = 128
+"""So many entries are written at once. RocksDB's binding holds the interpreter meanwhile, so that a thread of
+their own would only add changes of hands."""
 _PERSIST_MS: Final = 10_000
 _VERSION: Final = 3
 _ELSEWHERE: Final = object()
@@ -57,8 +57,6 @@ class RocksStore:
 
     _folder: Path
     _pending: dict[bytes, bytes | None]
-    _written: dict[bytes, bytes | None]
-    _writing: Future[None] | None
     _persist_at: int
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
@@ -100,13 +98,12 @@ class RocksStore:
         if parked:
             keys += [_GROUP + name for name in names]
         stored = self._on_disk(keys)
-        if not (self._pending.keys().isdisjoint(keys) and self._written.keys().isdisjoint(keys)):
+        if not self._pending.keys().isdisjoint(keys):
             return True
         return stored.count(None) < len(keys)
 
     def _on_disk(self, keys: list[Any]) -> list[Any]:
         """The values that were written; for `_newest` to be asked at once."""
-        self._look_after()
         try:
             stored: Any = self._db.get(keys)
         except Exception as error:
@@ -131,12 +128,12 @@ class RocksStore:
         pending, encode = self._pending, self._encode
         for request in requests:
             pending[_STATE + request.request_id.encode()] = encode(request.state())
-        self._hand_over_some()
+        self._flush_some()
 
     def put_entries(self, entries: Sequence[Entry]) -> None:
         """As `late.LateStore`."""
         self._pending.update(entries)
-        self._hand_over_some()
+        self._flush_some()
 
     def group(self, request_id: str) -> Group | None:
         """As `late.LateStore`."""
@@ -177,36 +174,9 @@ class RocksStore:
 
     def flush(self) -> None:
         """As `late.LateStore`; what a kill loses of it is read again from Kafka."""
-        self._hand_over()
-        self._wait()
-
-    def _hand_over(self) -> None:
-        """Let the thread write what was put. RocksDB does not hold the interpreter meanwhile."""
-        if self._pending:
-            self._wait()
-            entries, self._pending = self._pending, {}
-            try:
-                self._writing = self._writer.submit(self._write, entries)
-            except RuntimeError as error:  # it was closed
-                raise LateStoreError(f"{self._folder}: {error}") from error
-            self._written = entries
-
-    def _look_after(self) -> None:
-        """What was handed over and has arrived may have been written again since, by a twin."""
-        if self._writing is not None and self._writing.done():
-            self._wait()
-
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            try:
-                writing.result()
-            except Exception as error:
-                raise LateStoreError(f"{self._folder}: {error}") from error
-            finally:
-                self._written = {}
-
-    def _write(self, entries: dict[bytes, bytes | None]) -> None:
+        if not self._pending:
+            return
+        entries, self._pending = self._pending, {}
         batch = WriteBatch(raw_mode=True)
         put = batch.put
         for key, value in entries.items():
@@ -214,7 +184,10 @@ class RocksStore:
                 batch.delete(key)
             else:
                 put(key, value)
-        self._db.write(batch, self._how)
+        try:
+            self._db.write(batch, self._how)
+        except Exception as error:
+            raise LateStoreError(f"{self._folder}: {error}") from error
 
     def _persist(self) -> None:
         try:
@@ -233,7 +206,6 @@ class RocksStore:
     def close(self) -> None:
         """Let go of the folder. What was flushed is on disk then, what was not is lost."""
         try:
-            self._writer.shutdown()
             self._db.close()
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -244,14 +216,10 @@ class RocksStore:
         self._decode_state = msgspec.msgpack.Decoder(State).decode
         self._decode_group = msgspec.msgpack.Decoder(Group).decode
         self._pending = {}
-        self._written = {}
-        self._writing = None
-        self._writer = ThreadPoolExecutor(1, "late-store")
         self._how = no_log()
         self._persist_at = 0
 
     def _get(self, key: bytes, decode: Any) -> Any:
-        self._look_after()
         try:
             value = self._newest(key, _ELSEWHERE)
             if value is _ELSEWHERE:
@@ -261,21 +229,17 @@ class RocksStore:
             raise LateStoreError(f"{self._folder}: {error}") from error
 
     def _newest(self, key: bytes, stored: Any) -> Any:
-        """What was put last, None where that was a removal; `stored` where nothing is under way."""
-        own = self._pending if key in self._pending else self._written
-        return own.get(key, stored)
+        """What was put last, None where that was a removal; `stored` where nothing waits to be written."""
+        return self._pending.get(key, stored)
 
     def _put(self, key: bytes, value: bytes | None) -> None:
         self._pending[key] = value
-        self._hand_over_some()
+        self._flush_some()
 
-    def _hand_over_some(self) -> None:
-        """Hand over what was put, once it is worth it."""
+    def _flush_some(self) -> None:
+        """Write what was put, once it is worth it."""
         if len(self._pending) >= _PENDING:
-            self._look_after()
-            # rather more at once than to wait
-            if self._writing is None or len(self._pending) >= _PENDING_AT_MOST:
-                self._hand_over()
+            self.flush()
 
 
 def _mark(value: bytes) -> Mark:
