@@ -25,6 +25,10 @@ from schema.config import Config
 _FETCH_WAIT_MS: Final = 100
 """Faust asks for 1.5 s; a partition whose messages came meanwhile would wait for that answer."""
 
+_UNTAKEN_SECONDS: Final = 0.005
+"""For this long the client asks a broker for nothing while some of what that brought is not taken. By itself it
+takes 0.1 s, for which the topic that is behind would wait, fetch by fetch."""
+
 _POLL_SECONDS: Final = 0.25
 _POLL_RECORDS: Final = 2000
 _FETCH_BYTES: Final = 4 << 20
@@ -64,6 +68,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._partition_assignment_strategy = [RangePartitionAssignor]  # noqa: SLF001
         consumer._fetch_max_wait_ms = _FETCH_WAIT_MS  # noqa: SLF001
         return consumer
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        self._ensure_consumer()._fetcher._prefetch_backoff = _UNTAKEN_SECONDS  # noqa: SLF001
 
 
 class _Consumer(driver.Consumer):

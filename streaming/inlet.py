@@ -57,7 +57,8 @@ class Inlet:
         if not full or (len(full) == 1 and self._waits(full[0], more, now)):
             return None
         side = min(full, key=self._reached)
-        count = self._up_to_the_logs() if side is Side.ACTIONS and len(full) > 1 else _CHUNK
+        awaited = side is Side.ACTIONS and (len(full) > 1 or more(Side.FEATURES))
+        count = self._up_to_the_logs() if awaited else _CHUNK
         chunk = self._messages[side][:count]
         del self._messages[side][:count]
         if side is Side.ACTIONS:
@@ -70,7 +71,9 @@ class Inlet:
         if self._taken is not None and self._taken[0] >= 0:
             self._pace = (reached - self._taken[0]) / self._taken[1]
         room = self._reached(Side.FEATURES) - reached
-        return _CHUNK if room >= _CHUNK * self._pace else max(1, int(room / self._pace))
+        if room > 0 and room >= _CHUNK * self._pace:
+            return _CHUNK
+        return max(1, int(room / self._pace)) if self._pace > 0 else 1
 
     def _waits(self, side: Side, more: Callable[[Side], bool], now: int) -> bool:
         """Whether the only topic that has messages is ahead, and the other one is to be expected."""

@@ -89,6 +89,20 @@ def test_actions_stop_where_the_feature_logs_have_come_to(pace):
     assert some == (Side.FEATURES, ["log"]) or read == 300
 
 
+def test_actions_go_on_by_the_message_while_a_fetch_of_feature_logs_is_to_come():
+    clock = Watermark(LEAD, 1000, 0)
+    clock.observe(Side.FEATURES, 1000, 0)
+    clock.observe(Side.ACTIONS, 0, 0)
+    under_test = Inlet(clock, LEAD)
+    under_test.add(Side.ACTIONS, list(range(300)))
+    read = 0
+    while (some := under_test.take(more, 0)) is not None:
+        read += len(some[1])
+        clock.observe(Side.ACTIONS, 20 * read, 0)
+    assert 1000 + LEAD < 20 * read <= 1000 + LEAD + 20
+    assert under_test.take(nothing_more, 0) == (Side.ACTIONS, list(range(read, read + CHUNK)))
+
+
 def test_nothing_waits_for_a_topic_that_was_read_to_its_end():
     under_test = inlet(1000, 9000)
     under_test.add(Side.ACTIONS, ["action"])
