@@ -26,8 +26,8 @@ _FETCH_WAIT_MS: Final = 100
 """Faust asks for 1.5 s; a partition whose messages came meanwhile would wait for that answer."""
 
 _UNTAKEN_SECONDS: Final = 0.005
-"""For this long the client asks a broker for nothing while some of what that brought is not taken. By itself it
-takes 0.1 s, for which the topic that is behind would wait, fetch by fetch."""
+"""For this long the client asks a broker for nothing while some of what that brought is not taken. By itself
+it takes 0.1 s, for which the topic that is behind would wait, fetch by fetch."""
 
 _POLL_SECONDS: Final = 0.25
 _POLL_RECORDS: Final = 2000
