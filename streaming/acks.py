@@ -53,9 +53,12 @@ class OffsetTracker:
         self._left[offset] = records
         self._past = offset + 1
 
-    def resolve(self, offset: int) -> None:
-        """One record of the message at `offset` is done with."""
-        self.resolve_all((offset,))
+    def resolve(self, offset: int, count: int = 1) -> None:
+        """So many records of the message at `offset` are done with."""
+        rest = self._left[offset] - count
+        if rest < 0:
+            raise AssertionError(f"offset {offset} was resolved more often than it has records")
+        self._left[offset] = rest
 
     def resolve_all(self, offsets: Iterable[int]) -> None:
         """As `resolve` for each."""

@@ -7,7 +7,6 @@ whoever reads on from the acknowledged offsets and meets such an action finds it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 
 from streaming.acks import OffsetTracker
 from streaming.register import Gone
@@ -91,7 +90,7 @@ class Ledger:
         for offset, count, last in gone.logs:
             if last > last_action.get(offset, -2):
                 last_action[offset] = last
-            logs.resolve_all(repeat(offset, count))
+            logs.resolve(offset, count)
         self._unacked[Side.ACTIONS].resolve_all(gone.actions)
 
     def acknowledged(self, *, logs_too: bool = True) -> dict[Side, int]:

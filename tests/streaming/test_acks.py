@@ -34,6 +34,16 @@ def test_an_envelope_is_resolved_when_all_its_records_are():
     assert acks.take_resolved() == [0]
 
 
+def test_several_records_are_resolved_at_once_and_none_twice():
+    acks = tracker(3)
+    acks.resolve(0, 2)
+    assert acks.take_resolved() == []
+    with pytest.raises(AssertionError, match="offset 0 was resolved more often"):
+        acks.resolve(0, 2)
+    acks.resolve(0)
+    assert acks.take_resolved() == [0]
+
+
 def test_an_empty_envelope_needs_nothing():
     assert tracker(0).take_resolved() == [0]
 
