@@ -36,10 +36,10 @@ class State(msgspec.Struct, array_like=True, gc=False):
 class Request:
     """A request that is open, or that has closed and has blocks on their way to the broker.
 
-    `packed` is its feature log; None where that is on disk alone. `parked`: actions
-    of it lie in the late store. `open`: labels may be emitted on time. `due`: the watermark is not past it;
-    that of an earlier owner may have. `slot`: where it lies in `Gathering`, -1 for nowhere; as long as it
-    does, that has its hits, its last action and whose messages it owes.
+    `packed` is its feature log; None where that is on disk alone. `parked`: actions of it lie in the late
+    store. `open`: labels may be emitted on time. `due`: the watermark is not past it; that of an earlier
+    owner may have. `slot`: where it lies in `Gathering`, -1 for nowhere; as long as it does, that has its
+    hits, its last action and whose messages it owes.
     """
 
     __slots__ = (

@@ -228,8 +228,8 @@ def settle(
     """Take the requests in the slots `chosen` (k,), whose every pair was spoken for, out of the table.
 
     `out` takes the key of each and its state, one behind the other, and is large enough; `said` (k, SETTLED)
-    says where they end. `runs` (k, RUN) are those of one message that
-    follow each other. `spare` and `offsets` are as for `table.leave`. `counts` (2,): the runs and offsets.
+    says where they end. `runs` (k, RUN) are those of one message that follow each other. `spare` and
+    `offsets` are as for `table.leave`. `counts` (2,): the runs and offsets.
     """
     at, owes, run = np.uint64(0), np.uint64(0), np.int64(-1)
     for k in range(np.uint64(len(chosen))):
