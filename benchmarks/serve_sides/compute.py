@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Iterable
 
 from models.batch import Batch, Collator
 from models.heads import Heads
@@ -62,9 +63,19 @@ class Compute:
             )
 
     def seconds(self) -> float:
-        """The median of a feed."""
-        took = []
-        for moment, batches in self._feeds * 5:
+        """The median of a feed, one right after the other."""
+        return self._median(self._feeds * 5, 0.0)
+
+    def paced_seconds(self, rate: float) -> float:
+        """The median of a feed, `rate` a second: caches and the processor's sleep are as under that load."""
+        return self._median(self._feeds, 1 / rate)
+
+    def _median(self, feeds: Iterable[tuple[Moment, tuple[Batch, Batch]]], distance: float) -> float:
+        took, due = [], time.perf_counter()
+        for moment, batches in feeds:
+            due += distance
+            if distance:
+                time.sleep(max(0.0, due - time.perf_counter()))
             start = time.perf_counter()
             self._retriever.find(0, moment.histories, self._retrieved)
             for batch in batches:
