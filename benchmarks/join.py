@@ -171,7 +171,9 @@ class Sides:
                 [sys.executable, "-m", "streaming", str(path)], cwd=ROOT, stdout=log, stderr=log
             )
         try:
-            return self._rate(f"http://127.0.0.1:{config.streaming.ops_port}/report/joiner")
+            # one client for all questions: to make one for each took a fifth of a core, which the join lacked
+            with httpx.Client(timeout=5) as client:
+                return self._rate(client, f"http://127.0.0.1:{config.streaming.ops_port}/report/joiner")
         finally:
             process.kill()
             process.wait()
@@ -192,12 +194,7 @@ class Sides:
         local = load_config(ROOT / "configs/local.yaml")
         return msgspec.structs.replace(local, kafka=kafka, run_dir=str(folder), streaming=streaming)
 
-    def _rate(self, url: str) -> float:
-        # one client for all questions: making one for each took a fifth of a core, which the join lacked then
-        with httpx.Client(timeout=5) as client:
-            return self._rate_seen(client, url)
-
-    def _rate_seen(self, client: httpx.Client, url: str) -> float:
+    def _rate(self, client: httpx.Client, url: str) -> float:
         began: tuple[float, int] | None = None
         deadline = time.monotonic() + self._seconds + 240
         total = self._requests * (1 + ACTIONS)

@@ -6,7 +6,7 @@ Knows nothing of Kafka: offsets are integers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 
 def _never(_offset: int) -> bool:
@@ -53,14 +53,14 @@ class OffsetTracker:
         self._left[offset] = records
         self._past = offset + 1
 
-    def resolve(self, offset: int, count: int = 1) -> None:
+    def resolve(self, offset: int, records: int = 1) -> None:
         """So many records of the message at `offset` are done with."""
-        rest = self._left[offset] - count
+        rest = self._left[offset] - records
         if rest < 0:
             raise AssertionError(f"offset {offset} was resolved more often than it has records")
         self._left[offset] = rest
 
-    def resolve_all(self, offsets: Iterable[int]) -> None:
+    def resolve_all(self, offsets: Sequence[int]) -> None:
         """As `resolve` for each."""
         left = self._left
         for offset in offsets:

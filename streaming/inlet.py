@@ -16,6 +16,8 @@ PATIENCE_MS: Final = 1000
 """For how long a topic that is ahead waits for a fetch of the other one."""
 
 _CHUNK: Final = 32
+_NOWHERE: Final = -1
+"""Before every event time."""
 
 
 class Inlet:
@@ -31,8 +33,7 @@ class Inlet:
         self._lead = lead
         self._messages: tuple[list[Any], list[Any]] = ([], [])
         self._since: int | None = None
-        self._pace = 0.0
-        self._taken: tuple[int, int] | None = None
+        self._taken = (_NOWHERE, 1)
 
     def __len__(self) -> int:
         return sum(map(len, self._messages))
@@ -67,13 +68,12 @@ class Inlet:
 
     def _up_to_the_logs(self) -> int:
         """How many messages of actions come before the last feature log, going by those before them."""
-        reached = self._reached(Side.ACTIONS)
-        if self._taken is not None and self._taken[0] >= 0:
-            self._pace = (reached - self._taken[0]) / self._taken[1]
+        reached, (before, count) = self._reached(Side.ACTIONS), self._taken
+        pace = 0.0 if before == _NOWHERE else (reached - before) / count
         room = self._reached(Side.FEATURES) - reached
-        if room > 0 and room >= _CHUNK * self._pace:
-            return _CHUNK
-        return max(1, int(room / self._pace)) if self._pace > 0 else 1
+        if room <= 0:
+            return 1
+        return _CHUNK if room >= _CHUNK * pace else max(1, int(room / pace))
 
     def _waits(self, side: Side, more: Callable[[Side], bool], now: int) -> bool:
         """Whether the only topic that has messages is ahead, and the other one is to be expected."""
@@ -88,4 +88,4 @@ class Inlet:
 
     def _reached(self, side: Side) -> int:
         reached = self._clock.reached(side)
-        return -1 if reached is None else reached
+        return _NOWHERE if reached is None else reached

@@ -56,7 +56,7 @@ class RocksStore:
     """
 
     _folder: Path
-    _pending: dict[bytes, bytes | None]
+    _pending: dict[bytes, bytes | None]  # None: it is removed
     _persist_at: int
 
     def __init__(self, folder: Path, keep_seconds: float) -> None:
@@ -85,7 +85,7 @@ class RocksStore:
     def states(self, request_ids: Sequence[str]) -> list[State | None]:
         """As `late.LateStore`."""
         keys: list[Any] = [_STATE + request_id.encode() for request_id in request_ids]
-        values = map(self._newest, keys, self._on_disk(keys))
+        values = map(self._pending.get, keys, self._on_disk(keys))
         decode = self._decode_state
         try:
             return [None if value is None else decode(value) for value in values]
@@ -103,7 +103,7 @@ class RocksStore:
         return stored.count(None) < len(keys)
 
     def _on_disk(self, keys: list[Any]) -> list[Any]:
-        """The values that were written; for `_newest` to be asked at once."""
+        """The values that were written, whatever waits to be."""
         try:
             stored: Any = self._db.get(keys)
         except Exception as error:
@@ -177,14 +177,13 @@ class RocksStore:
         if not self._pending:
             return
         entries, self._pending = self._pending, {}
-        batch = WriteBatch(raw_mode=True)
-        put = batch.put
-        for key, value in entries.items():
-            if value is None:
-                batch.delete(key)
-            else:
-                put(key, value)
         try:
+            batch = WriteBatch(raw_mode=True)
+            for key, value in entries.items():
+                if value is None:
+                    batch.delete(key)
+                else:
+                    batch.put(key, value)
             self._db.write(batch, self._how)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
@@ -221,16 +220,12 @@ class RocksStore:
 
     def _get(self, key: bytes, decode: Any) -> Any:
         try:
-            value = self._newest(key, _ELSEWHERE)
+            value = self._pending.get(key, _ELSEWHERE)
             if value is _ELSEWHERE:
                 value = self._db.get(key)
             return None if value is None else decode(value)
         except Exception as error:
             raise LateStoreError(f"{self._folder}: {error}") from error
-
-    def _newest(self, key: bytes, stored: Any) -> Any:
-        """What was put last, None where that was a removal; `stored` where nothing waits to be written."""
-        return self._pending.get(key, stored)
 
     def _put(self, key: bytes, value: bytes | None) -> None:
         self._pending[key] = value
